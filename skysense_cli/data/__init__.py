@@ -1,0 +1,1 @@
+"""From archives of scenes to time-series samples on disk, and from samples to batches."""

@@ -1,0 +1,64 @@
+"""Sources: where scenes come from. One kind per file.
+
+To add one, write `data/sources/<kind>.py`:
+
+    class MySource(Source):
+        def __init__(self, *, url: str, collection: str) -> None: ...
+    build = MySource
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from skysense_cli.sensors import Sensor
+
+Bounds = tuple[float, float, float, float]  # left, bottom, right, top
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Where one band lies: `path` (a file or an http url) and the 1-based band number in it.
+
+    scale, offset: stored counts = (raw + offset) * scale, e.g. offset -1000 for Sentinel-2 baseline 04.00
+    nodata: overrides what the file declares (None: take the file's)
+    """
+
+    path: str
+    number: int = 1
+    scale: float = 1.0
+    offset: float = 0.0
+    nodata: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A scene as its source lists it.
+
+    id: unique in the source      time: UTC, or NaT if not known
+    assets: band name of the sensor, or name of an extra band such as "SCL" -> Asset
+    units: what the raw pixels are: "reflectance*10000", "sigma0 dB", "sigma0 linear", "gamma0 dB", "gamma0 linear", "DN"
+    meta: facts for the sample's per-date record (platform, orbit_pass, relative_orbit, baseline, offset_applied,
+        sun_azimuth_deg, calibration, geocoding ...); an unknown fact is an absent key
+    """
+
+    id: str
+    time: np.datetime64
+    assets: dict[str, Asset]
+    units: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Source:
+    """A collection of scenes. Everything is lazy: `search` reads listings and headers, never pixels."""
+
+    def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: tuple[np.datetime64, np.datetime64] | None,
+               extra_bands: tuple[str, ...] = ()) -> list[Item]:  # fmt: skip
+        """Items that touch the bounds within the period (both ends inclusive), ascending by time, then id.
+
+        lonlat_bounds: WGS 84 degrees; left > right means across the antimeridian; None = anywhere
+        extra_bands: further assets wanted, e.g. ("SCL",)
+        Raises SourceError naming url or path when the source cannot be read, or an item lacks a wanted band.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Everything with a model: training, checkpoints, evaluation, prediction and maps."""

@@ -1,0 +1,1 @@
+"""Recipes: one YAML file, one command. Reads neither torch nor rasterio."""

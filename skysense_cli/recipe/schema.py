@@ -1,0 +1,329 @@
+"""The recipes and their sections, as frozen pydantic models. Keys, types and defaults live here only.
+
+The options of a part (`kind: ...`) live in the signature of its class; `recipe/parts.py` reads them.
+"""
+
+import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from skysense_cli.recipe.parts import FixedPart, Part, PartOf, SceneInput
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """Immutable; unknown keys and wrong types are mistakes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class Period(Section):
+    """From `start` to `end`, both inclusive."""
+
+    start: datetime.date
+    end: datetime.date
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Period":
+        if self.end < self.start:
+            raise ValueError(f"end {self.end} lies before start {self.start}")
+        return self
+
+
+# build-data
+
+
+class GridSection(Section):
+    """Footprints. `anchor`: their origin is 0, the area's corner, or [x, y] in CRS units."""
+
+    size_m: PositiveFloat = 640
+    stride_m: PositiveFloat | None = None
+    crs: str = "utm"
+    anchor: Literal[0, "area"] | tuple[float, float] = 0
+
+
+class DatesSection(Section):
+    """Which dates of a footprint are kept."""
+
+    at_least: Annotated[int, Field(ge=0)] = 1
+    at_most: PositiveInt = 40
+    min_valid: Share = 0.8
+    spread: bool = True
+
+
+class ModalityBuild(Section):
+    sensor: Name
+    gsd: PositiveFloat
+    source: PartOf("data/sources")  # type: ignore[valid-type]
+    cloud_mask: PartOf("data/clouds") = Part("data/clouds", "none", {})  # type: ignore[valid-type]
+    bands: tuple[str, ...] | None = None
+    dates: DatesSection = DatesSection()
+
+
+class CoregisterSection(Section):
+    reference: Name
+    max_shift_m: PositiveFloat = 20
+    min_shift_m: Annotated[float, Field(ge=0)] = 2
+    min_score: Share = 0.5
+
+
+class FieldsHeldOut(Section):
+    """Whole connected fields of these codes are held out, about `share` of the fields of each code."""
+
+    codes: tuple[int, ...]
+    share: Share = 0.5
+    seed: int = 0
+
+
+class HoldOut(Section):
+    """Exactly one of the two."""
+
+    checkerboard_px: PositiveInt | None = None
+    fields: FieldsHeldOut | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "HoldOut":
+        if (self.checkerboard_px is None) == (self.fields is None):
+            raise ValueError("give either checkerboard_px or fields")
+        return self
+
+
+class LabelSection(Section):
+    """A class raster. `classes`: csv with code,name[,color]; ids follow its order. `ignore`: codes that mean unlabelled."""
+
+    raster: Path
+    classes: Path
+    ignore: int | tuple[int, ...] = ()
+    hold_out: HoldOut | None = None
+    period: Period | None = None
+
+
+class SplitsSection(Section):
+    """Shares by blocks of `block` x `block` footprints; samples nearer than `buffer_m` to another split are left out."""
+
+    train: Share = 0.9
+    val: Share = 0.05
+    test: Share = 0.05
+    block: PositiveInt = 16
+    buffer_m: Annotated[float, Field(ge=0)] = 0
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> "SplitsSection":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, val and test add up to {total:g}, not 1")
+        return self
+
+
+class BuildDataRecipe(Section):
+    recipe: Literal["build-data"]
+    version: Literal[1]
+    output: Path
+    area: Path | tuple[float, float, float, float]
+    period: Period
+    grid: GridSection = GridSection()
+    modalities: Annotated[dict[Name, ModalityBuild], Field(min_length=1)]
+    coregister: CoregisterSection | None = None
+    label: LabelSection | None = None
+    splits: SplitsSection = SplitsSection(train=1.0, val=0.0, test=0.0)
+    workers: PositiveInt = 2
+    geopackage: bool = False
+
+    @model_validator(mode="after")
+    def _reference_known(self) -> "BuildDataRecipe":
+        if self.coregister and self.coregister.reference not in self.modalities:
+            raise ValueError(f"coregister.reference {self.coregister.reference!r} is none of the modalities ({', '.join(self.modalities)})")
+        return self
+
+
+# models and training
+
+
+class ModelSection(Section):
+    """The parts of a SkySense model; `cell_m` is the edge of a shared feature cell in metres."""
+
+    cell_m: PositiveFloat
+    width: PositiveInt
+    anchor: Name
+    encoders: Annotated[dict[Name, PartOf("core/encoders")], Field(min_length=1)]  # type: ignore[valid-type]
+    fusion: PartOf("core/fusions")  # type: ignore[valid-type]
+    prototypes: FixedPart("core/prototypes") | None = None  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _anchor_known(self) -> "ModelSection":
+        if self.anchor not in self.encoders:
+            raise ValueError(f"anchor {self.anchor!r} is none of the encoders ({', '.join(self.encoders)})")
+        return self
+
+
+class DataSection(Section):
+    """Samples and how many dates of each modality a step sees (drawn at random, ascending).
+
+    limit: use only the first so many samples     crop_m: random crops of this side (null: whole samples)
+    """
+
+    index: Path
+    split: str = "train"
+    dates: Annotated[dict[Name, PositiveInt], Field(min_length=1)]
+    period: Period | None = None
+    limit: PositiveInt | None = None
+    crop_m: PositiveFloat | None = None
+
+
+class FinetuneData(DataSection):
+    """`augment`: random flips and quarter turns. `val`: the split that is evaluated."""
+
+    val: str | None = None
+    augment: bool = True
+
+
+class ViewsSection(Section):
+    """How the two views differ. Paper silent on all figures (SkySense, 4.1).
+
+    same_dates: both views see the same dates      date_jitter: days, uniform, per date
+    drop_modality: chance that a view lacks one of its modalities
+    """
+
+    same_dates: bool = False
+    date_jitter: Annotated[int, Field(ge=0)] = 15
+    color_jitter: Annotated[float, Field(ge=0, le=1)] = 0.4
+    blur: Share = 0.5
+    drop_modality: Share = 0.0
+
+
+class TrainSection(Section):
+    """`layer_decay`: learning-rate factor per unit below the last. `freeze`: name patterns of parameters."""
+
+    steps: PositiveInt
+    batch: PositiveInt
+    lr: PositiveFloat
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    clip: PositiveFloat = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    freeze: tuple[str, ...] = ()
+    compile: bool = False
+    checkpoint_activations: bool = False
+    seed: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+    log_every: PositiveInt = 10
+    save_every: PositiveInt = 500
+    keep: PositiveInt = 1
+
+
+class EvaluateSection(Section):
+    every: PositiveInt
+    metric: Literal["miou", "macro_f1", "oa"] = "miou"
+
+
+class PretrainRecipe(Section):
+    recipe: Literal["pretrain"]
+    version: Literal[1]
+    output: Path
+    data: DataSection
+    model: ModelSection
+    start_from: Path | None = None
+    views: ViewsSection = ViewsSection()
+    objective: PartOf("core/objectives")  # type: ignore[valid-type]
+    train: TrainSection
+
+
+class FinetuneRecipe(Section):
+    """Either `start_from` (a bundle) or `model` (random weights). `modalities`: the first one is the anchor."""
+
+    recipe: Literal["finetune"]
+    version: Literal[1]
+    output: Path
+    start_from: Path | None = None
+    model: ModelSection | None = None
+    modalities: Annotated[tuple[Name, ...], Field(min_length=1)]
+    data: FinetuneData
+    classes: tuple[str, ...] | None = None
+    head: PartOf("core/heads")  # type: ignore[valid-type]
+    train: TrainSection
+    evaluate: EvaluateSection | None = None
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "FinetuneRecipe":
+        if (self.start_from is None) == (self.model is None):
+            raise ValueError("give either start_from (a bundle) or model (random weights)")
+        return self
+
+
+class EvaluateRecipe(Section):
+    """Scores of a bundle on samples, or of a finished map against their labels; exactly one of `bundle`, `map`."""
+
+    recipe: Literal["evaluate"]
+    version: Literal[1]
+    output: Path
+    bundle: Path | None = None
+    map: Path | None = None
+    data: FinetuneData
+    on: Literal["label", "held_out"] = "label"
+    batch: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> "EvaluateRecipe":
+        if (self.bundle is None) == (self.map is None):
+            raise ValueError("give either bundle or map")
+        return self
+
+
+# maps
+
+
+class TilesSection(Section):
+    size_m: PositiveFloat = 640
+    overlap: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    batch: PositiveInt = 8
+
+
+class WriteSection(Section):
+    """`gsd`: pixel size of the map in metres (null: the anchor's). `dtype`: of probabilities; uint8 holds 0-200."""
+
+    what: Literal["class", "probability", "confidence"] = "class"
+    gsd: PositiveFloat | None = None
+    dtype: Literal["uint8", "float32"] = "uint8"
+    compress: Literal["deflate", "zstd", "lzw"] = "deflate"
+
+
+class PredictRecipe(Section):
+    recipe: Literal["predict"]
+    version: Literal[1]
+    bundle: Path
+    scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
+    scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
+    period: Period | None = None
+    dates: dict[Name, PositiveInt] | None = None
+    output: Path
+    tiles: TilesSection = TilesSection()
+    write: WriteSection = WriteSection()
+
+
+class MapPrototypesRecipe(Section):
+    recipe: Literal["map-prototypes"]
+    version: Literal[1]
+    bundle: Path
+    scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
+    scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
+    period: Period | None = None
+    dates: dict[Name, PositiveInt] | None = None
+    output: Path
+    tiles: TilesSection = TilesSection()
+
+
+RECIPES: dict[str, type[Section]] = {
+    "build-data": BuildDataRecipe,
+    "pretrain": PretrainRecipe,
+    "finetune": FinetuneRecipe,
+    "evaluate": EvaluateRecipe,
+    "predict": PredictRecipe,
+    "map-prototypes": MapPrototypesRecipe,
+}
