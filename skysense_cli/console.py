@@ -12,13 +12,14 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 _HIDDEN = "***"
-_SECRET_NAMES = r"(?:access_?key|accesskeyid|api_?key|apikey|auth|authorization|credential|password|passwd|secret|sig|signature|token|x-amz-[\w-]+)"
+_NAME = r"(?:access_?key|accesskeyid|api_?key|auth|authorization|credential|password|passwd|secret|sig|signature|token|x-amz-[\w-]+)"
+_VALUE = rf"(?!Bearer|Basic|{re.escape(_HIDDEN)})[^\s'\",&]+"
 _SECRETS = (
     (re.compile(r"(\w[\w+.-]*://)[^/\s@]+@"), rf"\1{_HIDDEN}@"),  # user:password@ of a url
-    (re.compile(rf"([?&;][\w.-]*{_SECRET_NAMES}[\w.-]*=)[^&\s#'\"]+", re.IGNORECASE), rf"\1{_HIDDEN}"),  # query of a url
-    (re.compile(r"(\b(?:Bearer|Basic|Token)\s+)[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1{_HIDDEN}"),  # header value
-    (re.compile(rf"(\b[\w.-]*{_SECRET_NAMES}['\"]?\s*[:=]\s*['\"]?)(?!Bearer|Basic|{re.escape(_HIDDEN)})[^\s'\",&]+", re.IGNORECASE), rf"\1{_HIDDEN}"),
-)  # fmt: skip
+    (re.compile(rf"([?&;][\w.-]*{_NAME}[\w.-]*=)[^&\s#'\"]+", re.IGNORECASE), rf"\1{_HIDDEN}"),  # query of a url
+    (re.compile(r"(\b(?:Bearer|Basic)\s+)[\w.~+/=-]{6,}", re.IGNORECASE), rf"\1{_HIDDEN}"),  # header value
+    (re.compile(rf"(\b[\w.-]*{_NAME}['\"]?\s*[:=]\s*['\"]?){_VALUE}", re.IGNORECASE), rf"\1{_HIDDEN}"),  # key: value
+)
 
 
 def say(text: str = "") -> None:
