@@ -1,1 +1,1 @@
-"""A simulated landscape with known truth, and the comparison of what the chain made with it."""
+"""A simulated landscape with known truth, and the comparison of what the chain makes of it."""
