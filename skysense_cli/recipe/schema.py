@@ -4,12 +4,21 @@ The options of a part (`kind: ...`) live in the signature of its class; `recipe/
 """
 
 import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
 
 from skysense_cli.recipe.parts import FixedPart, Part, PartOf, SceneInput
+
+
+@dataclass(frozen=True)
+class Input:
+    """Marks a path that the command reads: it must exist when the command starts."""
+
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -18,7 +27,19 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 class Section(BaseModel):
     """Immutable; unknown keys and wrong types are mistakes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+def misplaced(at: tuple[str, ...], message: str) -> PydanticCustomError:
+    """A mistake in the value at the keys `at` below the section that is checked."""
+    return PydanticCustomError("at", "{message}", {"message": message, "at": at})
+
+
+def _require_known(at: tuple[str, ...], names: Iterable[str], known: Iterable[str], what: str) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise misplaced((*at, name), f"{name!r} is none of the {what} ({', '.join(known)})")
 
 
 class Period(Section):
@@ -30,7 +51,7 @@ class Period(Section):
     @model_validator(mode="after")
     def _ordered(self) -> "Period":
         if self.end < self.start:
-            raise ValueError(f"end {self.end} lies before start {self.start}")
+            raise misplaced(("end",), f"{self.end} lies before start {self.start}")
         return self
 
 
@@ -95,8 +116,8 @@ class HoldOut(Section):
 class LabelSection(Section):
     """A class raster. `classes`: csv with code,name[,color]; ids follow its order. `ignore`: codes that mean unlabelled."""
 
-    raster: Path
-    classes: Path
+    raster: Annotated[Path, Input()]
+    classes: Annotated[Path, Input()]
     ignore: int | tuple[int, ...] = ()
     hold_out: HoldOut | None = None
     period: Period | None = None
@@ -124,7 +145,7 @@ class BuildDataRecipe(Section):
     recipe: Literal["build-data"]
     version: Literal[1]
     output: Path
-    area: Path | tuple[float, float, float, float]
+    area: Annotated[Path | tuple[float, float, float, float], Input()]
     period: Period
     grid: GridSection = GridSection()
     modalities: Annotated[dict[Name, ModalityBuild], Field(min_length=1)]
@@ -137,7 +158,8 @@ class BuildDataRecipe(Section):
     @model_validator(mode="after")
     def _reference_known(self) -> "BuildDataRecipe":
         if self.coregister and self.coregister.reference not in self.modalities:
-            raise ValueError(f"coregister.reference {self.coregister.reference!r} is none of the modalities ({', '.join(self.modalities)})")
+            message = f"{self.coregister.reference!r} is none of the modalities ({', '.join(self.modalities)})"
+            raise misplaced(("coregister", "reference"), message)
         return self
 
 
@@ -157,7 +179,7 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _anchor_known(self) -> "ModelSection":
         if self.anchor not in self.encoders:
-            raise ValueError(f"anchor {self.anchor!r} is none of the encoders ({', '.join(self.encoders)})")
+            raise misplaced(("anchor",), f"{self.anchor!r} is none of the encoders ({', '.join(self.encoders)})")
         return self
 
 
@@ -167,7 +189,7 @@ class DataSection(Section):
     limit: use only the first so many samples     crop_m: random crops of this side (null: whole samples)
     """
 
-    index: Path
+    index: Annotated[Path, Input()]
     split: str = "train"
     dates: Annotated[dict[Name, PositiveInt], Field(min_length=1)]
     period: Period | None = None
@@ -229,10 +251,15 @@ class PretrainRecipe(Section):
     output: Path
     data: DataSection
     model: ModelSection
-    start_from: Path | None = None
+    start_from: Annotated[Path | None, Input()] = None
     views: ViewsSection = ViewsSection()
     objective: PartOf("core/objectives")  # type: ignore[valid-type]
     train: TrainSection
+
+    @model_validator(mode="after")
+    def _dates_known(self) -> "PretrainRecipe":
+        _require_known(("data", "dates"), self.data.dates, self.model.encoders, "encoders")
+        return self
 
 
 class FinetuneRecipe(Section):
@@ -241,7 +268,7 @@ class FinetuneRecipe(Section):
     recipe: Literal["finetune"]
     version: Literal[1]
     output: Path
-    start_from: Path | None = None
+    start_from: Annotated[Path | None, Input()] = None
     model: ModelSection | None = None
     modalities: Annotated[tuple[Name, ...], Field(min_length=1)]
     data: FinetuneData
@@ -256,6 +283,14 @@ class FinetuneRecipe(Section):
             raise ValueError("give either start_from (a bundle) or model (random weights)")
         return self
 
+    @model_validator(mode="after")
+    def _modalities_known(self) -> "FinetuneRecipe":
+        _require_known(("data", "dates"), self.data.dates, self.modalities, "modalities")
+        unknown = [name for name in self.modalities if self.model and name not in self.model.encoders]
+        if self.model and unknown:
+            raise misplaced(("modalities",), f"{unknown[0]!r} is none of the encoders ({', '.join(self.model.encoders)})")
+        return self
+
 
 class EvaluateRecipe(Section):
     """Scores of a bundle on samples, or of a finished map against their labels; exactly one of `bundle`, `map`."""
@@ -263,8 +298,8 @@ class EvaluateRecipe(Section):
     recipe: Literal["evaluate"]
     version: Literal[1]
     output: Path
-    bundle: Path | None = None
-    map: Path | None = None
+    bundle: Annotated[Path | None, Input()] = None
+    map: Annotated[Path | None, Input()] = None
     data: FinetuneData
     on: Literal["label", "held_out"] = "label"
     batch: PositiveInt = 4
@@ -297,7 +332,7 @@ class WriteSection(Section):
 class PredictRecipe(Section):
     recipe: Literal["predict"]
     version: Literal[1]
-    bundle: Path
+    bundle: Annotated[Path, Input()]
     scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
     scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
     period: Period | None = None
@@ -306,17 +341,27 @@ class PredictRecipe(Section):
     tiles: TilesSection = TilesSection()
     write: WriteSection = WriteSection()
 
+    @model_validator(mode="after")
+    def _dates_known(self) -> "PredictRecipe":
+        _require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
+        return self
+
 
 class MapPrototypesRecipe(Section):
     recipe: Literal["map-prototypes"]
     version: Literal[1]
-    bundle: Path
+    bundle: Annotated[Path, Input()]
     scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
     scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
     period: Period | None = None
     dates: dict[Name, PositiveInt] | None = None
     output: Path
     tiles: TilesSection = TilesSection()
+
+    @model_validator(mode="after")
+    def _dates_known(self) -> "MapPrototypesRecipe":
+        _require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
+        return self
 
 
 RECIPES: dict[str, type[Section]] = {
