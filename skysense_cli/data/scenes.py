@@ -1,0 +1,322 @@
+"""Whole scenes for prediction: the dates of every modality on one grid, read strip by strip.
+
+The scene's own grid is the map's grid. It is extended at the right and at the bottom until it holds
+whole units (`unit_m`: the smallest square in which every modality has whole encoder strides); what lies
+outside the files is nodata. Everything above this file counts in units.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from skysense_cli import console, sensors
+from skysense_cli.data.acquire import acquire
+from skysense_cli.data.clouds import CloudMask
+from skysense_cli.data.dataset import Input
+from skysense_cli.data.sample import Sample, Series
+from skysense_cli.data.sources import Item
+from skysense_cli.errors import DataError, GridError
+from skysense_cli.geo.grid import check_scale, crs_text, lonlat, make_grid, utm_epsg
+from skysense_cli.geo.raster import RasterInfo, describe
+
+SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
+CLOUD_MARGIN_M = 200  # read around a strip, so that clouds just outside it grow into it
+OVERVIEW_PX = 256  # side of the reduced scene on which the clear share of a date is measured
+CLEAR_ENOUGH = 0.5  # a date with less clear ground is chosen only when nothing better is left
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What a recipe says about reading a scene.
+
+    gsd: what to do with pixels that are not the bundle's      period: dates used, both ends inclusive
+    dates: modality -> at most so many dates
+    """
+
+    gsd: Literal["refuse", "resample", "as_is"] = "refuse"
+    period: tuple[np.datetime64, np.datetime64] | None = None
+    dates: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One modality of a scene: what the model wants, and the dated items that give it.
+
+    grid: of the extended scene in this modality's pixels      unit_px: pixels along a unit
+    """
+
+    input: Input
+    items: tuple[Item, ...]
+    cloud_mask: CloudMask
+    grid: GeoBox
+    unit_px: int
+
+    def read(self, grid: GeoBox) -> Series:
+        """All dates on `grid`; each is opened once."""
+        sensor = sensors.get(self.input.sensor)
+        read = [acquire(item, sensor, grid, bands=self.input.bands, cloud_mask=self.cloud_mask) for item in self.items]
+        return Series(
+            sensor=sensor.name,
+            bands=self.input.bands,
+            pixels=np.stack([one.pixels for one in read]),
+            times=np.array([item.time for item in self.items], "datetime64[s]"),
+            valid=np.stack([one.valid for one in read]),
+            items=tuple(item.id for item in self.items),
+            grid=grid,
+            units=sensor.units,
+            nodata=sensor.nodata,
+            meta=tuple(one.meta for one in read),
+        )
+
+
+@dataclass(frozen=True)
+class SceneStack:
+    """A scene of one or several modalities.
+
+    reference: the modality whose pixels are the map's       grid: its GeoBox, not extended
+    units: rows and columns of the extended scene            unit_m: edge of a unit in the bundle's metres
+    tags: facts for the map's file: scene ids, how the ground sampling was taken, SIMULATED if a scene says so
+    """
+
+    channels: dict[str, Channel]
+    reference: str
+    grid: GeoBox
+    units: tuple[int, int]
+    unit_m: float
+    tags: dict[str, str]
+
+    def strip(self, top: int, height: int) -> dict[str, Series]:
+        """The series of all modalities over the units `top` to `top + height`, full width."""
+        read = {}
+        for name, channel in self.channels.items():
+            px = channel.unit_px
+            margin = math.ceil(CLOUD_MARGIN_M / channel.input.gsd_m) if channel.cloud_mask.extra_bands else 0
+            first = max(top * px - margin, 0)
+            last = min((top + height) * px + margin, self.units[0] * px)
+            series = channel.read(channel.grid[first:last, :])
+            read[name] = _cut(series, slice(top * px - first, (top + height) * px - first), slice(None))
+        return read
+
+    def tile(self, strip: Mapping[str, Series], left: int, width: int) -> Sample | None:
+        """The units `left` to `left + width` of a strip, without the dates that have no valid pixel there.
+
+        None: no date of any modality has one.
+        """
+        parts = {}
+        for name, series in strip.items():
+            px = self.channels[name].unit_px
+            part = _cut(series, slice(None), slice(left * px, (left + width) * px))
+            kept = np.flatnonzero(part.valid.any(axis=(1, 2)))
+            if len(kept):
+                parts[name] = _nominal(_only(part, kept), self.channels[name].input.gsd_m)
+        if not parts:
+            return None
+        px = self.channels[self.reference].unit_px
+        area = strip[self.reference].grid[:, left * px : (left + width) * px]
+        crs = "" if area.crs is None else str(area.crs)
+        centre = lonlat(area) if crs else (math.nan, math.nan)
+        return Sample(f"unit {left}", crs, tuple(area.boundingbox.bbox), centre, parts)
+
+
+def open_scene(
+    scene: Mapping[str, Any], inputs: Mapping[str, Input], reference: str, unit_m: float, options: SceneOptions
+) -> SceneStack:  # fmt: skip
+    """The scene that a recipe describes, ready to be read.
+
+    scene: modality -> what holds `.source` and `.cloud_mask`, parts that build a Source and a CloudMask
+    inputs: what the model was trained on; every modality of `scene` must be among them
+    Raises GridError when pixels have another size than the bundle's, DataError when there is nothing to read.
+    """
+    items = {name: _items(name, entry, inputs[name], options.period) for name, entry in scene.items()}
+    infos = {name: _headers(found, inputs[name]) for name, found in items.items()}
+    for name, headers in infos.items():
+        if options.gsd == "refuse":
+            _refuse_other_gsd(name, headers[0], inputs[name])
+    grid = _map_grid(infos[reference], inputs[reference], options.gsd)
+    px = {name: round(unit_m / inputs[name].gsd_m) for name in items}
+    units = (math.ceil(grid.shape[0] / px[reference]), math.ceil(grid.shape[1] / px[reference]))
+    channels = {}
+    for name, found in items.items():
+        affine = grid.affine * Affine.scale(inputs[name].gsd_m / inputs[reference].gsd_m)
+        extended = GeoBox((units[0] * px[name], units[1] * px[name]), affine, grid.crs)
+        mask = scene[name].cloud_mask.build(sensors.get(inputs[name].sensor))
+        channel = Channel(inputs[name], tuple(found), mask, extended, px[name])
+        channels[name] = _choose(name, channel, options.dates.get(name))
+    return SceneStack(channels, reference, grid, units, unit_m, _tags(channels, infos, options.gsd))
+
+
+def choose_dates(times: np.ndarray, clear: Sequence[float], at_most: int) -> list[int]:
+    """Ascending positions of at most `at_most` dates that keep the seasons: the clearest of each of `at_most` equal bins.
+
+    times: (T,) datetime64; clear: share of each date's data that is clear. Bins without a date that is
+    clear enough give their place to the clearest dates left over. An undated one counts as a bin of its own.
+    """
+    if len(times) <= at_most:
+        return list(range(len(times)))
+    undated = [i for i, time in enumerate(times) if np.isnat(time)]
+    dated = [i for i in range(len(times)) if i not in undated]
+    places = at_most - len(undated)
+    seconds = times.astype("datetime64[s]").astype(np.int64)
+    first, span = min(seconds[i] for i in dated), max(seconds[i] for i in dated) - min(seconds[i] for i in dated)
+    best: dict[int, int] = {}
+    for i in sorted(dated, key=lambda i: (-clear[i], seconds[i])):
+        which = min(int((seconds[i] - first) * places // max(span, 1)), places - 1)
+        if clear[i] >= CLEAR_ENOUGH:
+            best.setdefault(which, i)
+    chosen = set(undated) | set(best.values())
+    for i in sorted(dated, key=lambda i: (-clear[i], seconds[i])):
+        if len(chosen) < at_most:
+            chosen.add(i)
+    return sorted(chosen)
+
+
+# items and their headers
+
+
+def _items(name: str, entry: Any, wanted: Input, period: tuple[np.datetime64, np.datetime64] | None) -> list[Item]:
+    """The items of one modality, at most one of them without a date."""
+    sensor = sensors.get(wanted.sensor)
+    mask = entry.cloud_mask.build(sensor)
+    items = entry.source.build().search(sensor, None, period, mask.extra_bands)
+    if not items:
+        within = f" between {period[0]} and {period[1]}" if period else ""
+        raise DataError(f"scene.{name}: {entry.source.kind} source {entry.source.options} has no item{within}")
+    undated = [item.id for item in items if np.isnat(item.time)]
+    if len(undated) > 1:
+        shown = ", ".join(undated[:3]) + (", ..." if len(undated) > 3 else "")
+        raise DataError(
+            f"scene.{name}: {len(undated)} scenes have no date ({shown}); give `pattern` with (?P<date>...), a `csv`, "
+            "or a TIFFTAG_DATETIME tag in the files"
+        )
+    if undated:
+        console.warn(f"scene.{name}: {undated[0]} has no date, the model sees it without one")
+    return items
+
+
+def _headers(items: Sequence[Item], wanted: Input) -> list[RasterInfo]:
+    """One header per item, of the band with the smallest pixels of the first item."""
+    paths = {band: items[0].assets[band].path for band in wanted.bands}
+    sharpest = min({path: band for band, path in paths.items()}.values(), key=lambda band: _pixel(describe(paths[band])))
+    return [describe(item.assets[sharpest].path) for item in items]
+
+
+def _pixel(info: RasterInfo) -> float:
+    return abs(info.transform.a)
+
+
+def _refuse_other_gsd(name: str, info: RasterInfo, wanted: Input) -> None:
+    """Raise GridError unless the scene's pixels are about as large as those the model was trained on."""
+    crs = crs_text(info.crs)
+    if not crs:
+        raise GridError(
+            f"{info.path} has no coordinate reference system; say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones"
+        )
+    check_scale(crs, *lonlat(GeoBox(info.shape, info.transform, info.crs)))
+    if not SAME_GSD[0] <= _pixel(info) / wanted.gsd_m <= SAME_GSD[1]:
+        raise GridError(
+            f"scene.{name}: {info.path} has {_pixel(info):g} m pixels, the bundle was trained on {wanted.gsd_m:g} m ones. "
+            f"Say scene_gsd: resample (to {wanted.gsd_m:g} m) or as_is (take them as if they were {wanted.gsd_m:g} m)"
+        )
+
+
+# the map's grid
+
+
+def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
+    """The grid of the first scene, grown to hold all others of its CRS; in the bundle's pixels when resampled."""
+    first = headers[0]
+    if first.transform.b or first.transform.d or first.transform.a <= 0 or first.transform.e >= 0:
+        raise GridError(f"{first.path} is turned, flipped or not georeferenced; warp it north-up first, e.g. gdalwarp -t_srs EPSG:n")
+    if gsd != "resample" or (crs_text(first.crs) and abs(_pixel(first) / wanted.gsd_m - 1) < 1e-6):
+        return _grown(first, [info for info in headers[1:] if crs_text(info.crs) == crs_text(first.crs)])
+    box = GeoBox(first.shape, first.transform, first.crs)
+    crs, place = crs_text(first.crs), lonlat(box)
+    if not crs:
+        raise GridError(f"{first.path} has no coordinate reference system and cannot be resampled; say scene_gsd: as_is")
+    bounds = _grown(first, headers[1:]).boundingbox
+    if not _true_to_scale(crs, place):
+        crs = f"EPSG:{utm_epsg(*place)}"
+        bounds = bounds.to_crs(crs)
+    height, width = (math.ceil(side / wanted.gsd_m - 1e-6) for side in (bounds.top - bounds.bottom, bounds.right - bounds.left))
+    return make_grid(bounds.left, bounds.top, wanted.gsd_m, height, width, crs)
+
+
+def _grown(first: RasterInfo, others: Sequence[RasterInfo]) -> GeoBox:
+    """Whole pixels of `first`, enough to hold the corners of all."""
+    inverse = ~first.transform
+    corners = [(0.0, 0.0), (float(first.shape[1]), float(first.shape[0]))]
+    for info in others:
+        corners += [inverse * (info.transform * corner) for corner in ((0, 0), (info.shape[1], info.shape[0]))]
+    left, top = (math.floor(min(corner[axis] for corner in corners) + 1e-3) for axis in (0, 1))
+    right, bottom = (math.ceil(max(corner[axis] for corner in corners) - 1e-3) for axis in (0, 1))
+    return GeoBox((bottom - top, right - left), first.transform * Affine.translation(left, top), first.crs)
+
+
+def _true_to_scale(crs: str, place: tuple[float, float]) -> bool:
+    try:
+        check_scale(crs, *place)
+    except GridError:
+        return False
+    return True
+
+
+# dates and facts
+
+
+def _choose(name: str, channel: Channel, at_most: int | None) -> Channel:
+    """The channel with at most so many dates; how clear each is, is read once, on a reduced scene."""
+    if at_most is None or len(channel.items) <= at_most:
+        return channel
+    step = max(math.ceil(max(channel.grid.shape) / OVERVIEW_PX), 1)
+    shape = tuple(math.ceil(side / step) for side in channel.grid.shape)
+    series_grid = GeoBox(shape, channel.grid.affine * Affine.scale(step), channel.grid.crs)
+    clear = []
+    for item in console.progress(channel.items, f"{name}: how clear is each date"):
+        series = replace(channel, items=(item,)).read(series_grid)
+        data = (series.pixels != series.nodata) & ~np.isnan(series.pixels.astype(np.float32))
+        clear.append(float(series.valid.sum() / max(data.any(axis=1).sum(), 1)))
+    times = np.array([item.time for item in channel.items])
+    kept = choose_dates(times, clear, at_most)
+    console.say(f"{name}: {len(kept)} of {len(channel.items)} dates, the clearest of each part of the period")
+    return replace(channel, items=tuple(channel.items[i] for i in kept))
+
+
+def _tags(channels: Mapping[str, Channel], infos: Mapping[str, Sequence[RasterInfo]], gsd: str) -> dict[str, str]:
+    """What the map's file says about its scenes."""
+    tags = {"SKYSENSE_SCENE_GSD": gsd}
+    for name, channel in channels.items():
+        tags[f"SKYSENSE_SCENES_{name.upper()}"] = " ".join(item.id for item in channel.items)
+        if gsd == "as_is":
+            tags[f"SKYSENSE_PIXEL_{name.upper()}"] = f"{_pixel(infos[name][0]):g} taken as {channel.input.gsd_m:g} m"
+    simulated = [info.tags["SIMULATED"] for headers in infos.values() for info in headers if "SIMULATED" in info.tags]
+    if simulated:
+        tags["SIMULATED"] = simulated[0]
+    return tags
+
+
+def _nominal(series: Series, gsd_m: float) -> Series:
+    """The series as if its pixels had exactly the size the model was trained on."""
+    affine = series.grid.affine
+    return replace(series, grid=GeoBox(series.grid.shape, Affine(gsd_m, 0, affine.c, 0, -gsd_m, affine.f), series.grid.crs))
+
+
+def _cut(series: Series, rows: slice, columns: slice) -> Series:
+    return replace(series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=series.grid[rows, columns])
+
+
+def _only(series: Series, dates: np.ndarray) -> Series:
+    if len(dates) == len(series.times):
+        return series
+    return replace(
+        series,
+        pixels=series.pixels[dates],
+        valid=series.valid[dates],
+        times=series.times[dates],
+        items=tuple(series.items[i] for i in dates),
+        meta=tuple(series.meta[i] for i in dates),
+    )

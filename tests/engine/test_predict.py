@@ -1,0 +1,157 @@
+"""Tiles leave no seam: what comes out equals the whole scene at once, whatever its size, the overlap and the batch."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from skysense_cli.data.dataset import Input, batch_of
+from skysense_cli.data.sample import Sample, Series
+from skysense_cli.engine.predict import make_plan, predict_scene, size_in_units, valid_pixels
+from skysense_cli.errors import BundleError, GridError
+
+PATCH = 4  # pixels along a unit
+TILE = 4  # units along a tile
+RGB = Input("rgb", ("R", "G", "B"), 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+class Memory:
+    """A scene in memory: three channels (a constant, x, y), some dates, extended to whole units with nodata."""
+
+    def __init__(self, height, width, dates=1, holes=None):
+        self.units = -(-height // PATCH), -(-width // PATCH)
+        extended = self.units[0] * PATCH, self.units[1] * PATCH
+        y, x = np.meshgrid(np.arange(1, extended[0] + 1), np.arange(1, extended[1] + 1), indexing="ij")
+        inside = (y <= height) & (x <= width)
+        if holes is not None:
+            inside[: holes.shape[0], : holes.shape[1]] &= ~holes
+        pixels = np.stack([np.full_like(y, 7), x, y]).astype(np.uint16) * inside
+        self.series = Series(
+            "rgb", RGB.bands, np.repeat(pixels[None], dates, 0), np.arange(dates).astype("datetime64[s]"), np.repeat(inside[None], dates, 0),
+            tuple(map(str, range(dates))), GeoBox(extended, Affine.scale(1, -1), "EPSG:32631"), "DN", 0, ({},) * dates,
+        )  # fmt: skip
+
+    def part(self, series, rows, columns):
+        return replace(
+            series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=series.grid[rows, columns]
+        )
+
+    def strip(self, top, height):
+        return {"hr": self.part(self.series, slice(top * PATCH, (top + height) * PATCH), slice(None))}
+
+    def tile(self, strip, left, width):
+        series = self.part(strip["hr"], slice(None), slice(left * PATCH, (left + width) * PATCH))
+        return Sample("tile", "EPSG:32631", (0, 0, 1, 1), (3.0, 50.0), {"hr": series}) if series.valid.any() else None
+
+
+def constant(batch, size):
+    return torch.full((len(batch.region), 2, *size), 0.1)
+
+
+def pointwise(batch, size):
+    """A 1x1 convolution over the mean of the dates."""
+    weight = torch.tensor([[0.5, -0.3, 0.01], [0.1, 0.2, -0.7], [0.3, 0.03, 0.9]])
+    return torch.einsum("kc,bchw->bkhw", weight, batch.series["hr"].pixels.mean(dim=1))
+
+
+def coordinates(batch, size):
+    return batch.series["hr"].pixels[:, 0, 1:]
+
+
+def whole_patches(batch, size):
+    """One value per patch, as an encoder with stride PATCH has it."""
+    pooled = torch.nn.functional.avg_pool2d(batch.series["hr"].pixels[:, 0, :1], PATCH)
+    return pooled.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3)
+
+
+MODELS = {"constant": (constant, 2), "pointwise": (pointwise, 3), "coordinates": (coordinates, 2), "whole_patches": (whole_patches, 1)}
+
+
+def run(model, scene, shape, size=TILE, overlap=0.25, batch=3, unit_px=PATCH):
+    forward, channels = MODELS[model] if isinstance(model, str) else model
+    plan = make_plan(scene.units, size=size, overlap=overlap, batch=batch, unit_px=unit_px, shape=shape)
+    rows = list(predict_scene(forward, lambda samples: batch_of(samples, {"hr": RGB}), scene, plan, channels))
+    assert [part.top for part in rows] == list(np.cumsum([0] + [part.valid.shape[0] for part in rows[:-1]]))
+    return np.concatenate([part.scores for part in rows], axis=1), np.concatenate([part.valid for part in rows])
+
+
+def sides(overlap):
+    stride = max(TILE - round(TILE * overlap), 1) * PATCH
+    return sorted({1, PATCH - 1, PATCH, PATCH + 1, 3 * stride, 3 * stride + 1})
+
+
+@pytest.mark.parametrize("overlap", [0, 0.125, 0.25, 0.45])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tiles_equal_the_whole_scene(model, overlap, batch):
+    for shape in itertools.product(sides(overlap), repeat=2):
+        scene = Memory(*shape)
+        whole, all_valid = run(model, scene, shape, size=1000, batch=1)
+        tiled, valid = run(model, scene, shape, overlap=overlap, batch=batch)
+        assert whole.shape[1:] == shape and all_valid.all() and valid.all()
+        np.testing.assert_allclose(tiled, whole, rtol=1e-6, atol=1e-6, err_msg=f"{model} on {shape}")
+        if model != "pointwise":  # a matrix product may round differently with its size; these three may not
+            np.testing.assert_array_equal(tiled, whole)
+
+
+def test_coordinates_come_out_where_they_went_in():
+    scores, _ = run("coordinates", Memory(37, 53), (37, 53))
+    np.testing.assert_array_equal(scores[0], np.broadcast_to(np.arange(1, 54), (37, 53)))
+    np.testing.assert_array_equal(scores[1], np.broadcast_to(np.arange(1, 38)[:, None], (37, 53)))
+
+
+def test_nodata_in_is_nodata_out_and_empty_tiles_are_not_computed():
+    holes = np.zeros((64, 64), bool)
+    holes[:40] = True  # more than a row of tiles without anything
+    holes[50, 3] = holes[60, 60] = True
+    seen = []
+
+    def counting(batch, size):
+        seen.append(len(batch.region))
+        return constant(batch, size)
+
+    scores, valid = run((counting, 2), Memory(64, 64, holes=holes), (64, 64), overlap=0)
+    np.testing.assert_array_equal(valid, ~holes)
+    assert sum(seen) == 8
+    assert np.isfinite(scores).all()
+
+
+def test_a_scene_without_any_data_gives_a_map_without_any():
+    scores, valid = run("constant", Memory(20, 20, holes=np.ones((20, 20), bool)), (20, 20))
+    assert scores.shape == (2, 20, 20) and not valid.any()
+
+
+def test_a_map_may_be_coarser_than_the_scene():
+    def halved(batch, size):
+        return torch.nn.functional.interpolate(batch.series["hr"].pixels[:, 0, 1:], size, mode="area")
+
+    scores, valid = run((halved, 2), Memory(30, 30), (15, 15), unit_px=PATCH // 2)
+    np.testing.assert_allclose(scores[0][0], np.arange(15) * 2 + 1.5)
+    assert valid.all()
+
+
+def test_a_coarse_pixel_is_valid_where_any_of_its_own_is_and_a_fine_one_below_its_centre():
+    series = Memory(8, 8, holes=np.eye(8, dtype=bool)).series
+    one = replace(series, valid=np.zeros((1, 8, 8), bool))
+    one.valid[0, 5, 2] = True
+    expected = np.zeros((4, 4), bool)
+    expected[2, 1] = True
+    np.testing.assert_array_equal(valid_pixels({"hr": one}, (4, 4)), expected)
+    fine = valid_pixels({"hr": one}, (16, 16))
+    assert fine.sum() == 4 and fine[10:12, 4:6].all()
+
+
+def test_scores_that_are_not_finite_stop_the_map():
+    with pytest.raises(BundleError, match="not finite"):
+        run((lambda batch, size: constant(batch, size) * float("nan"), 2), Memory(8, 8), (8, 8))
+
+
+def test_a_tile_is_a_whole_number_of_units():
+    assert size_in_units(640, 160) == 4
+    assert size_in_units(650, 160) == 4
+    with pytest.raises(GridError, match=r"tiles.size_m is 100 m, the smallest tile of this bundle has 160 m"):
+        size_in_units(100, 160)
