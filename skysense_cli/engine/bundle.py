@@ -57,7 +57,7 @@ class Bundle:
 def save(folder: Path, spec: dict[str, Any], tensors: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
     """Write a bundle under a temporary name and rename it to `folder`, replacing what is there."""
     with whole_folder(folder) as temporary:
-        (temporary / SPEC).write_text(json.dumps(spec, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        (temporary / SPEC).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
         # safetensors refuses tensors that share memory or are strided
         weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
         safetensors.torch.save_file(weights, temporary / WEIGHTS)

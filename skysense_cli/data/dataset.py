@@ -1,0 +1,228 @@
+"""Samples of an index as model inputs: stored units to normalised, dates chosen, views cut.
+
+Only the dates and the window that a view needs are read from the mapped `.npz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from skysense_cli import sensors
+from skysense_cli.core.batch import Batch
+from skysense_cli.data import npz
+from skysense_cli.data.collate import SeriesView, View, collate
+from skysense_cli.data.index import Row
+from skysense_cli.data.order import Key
+from skysense_cli.data.sample import Sample, Series
+from skysense_cli.data.views import Cut, Cutter, change_colors, day_of_year, draw_dates, jitter_days, spread_dates
+from skysense_cli.errors import DataError
+from skysense_cli.geo.regions import region_of
+from skysense_cli.recipe.schema import ViewsSection
+
+SAME_GSD = 1e-6  # relative
+IDENTITY = np.float32([[1, 0, 0], [0, 1, 0]])
+
+Regions = tuple[int, Literal["equal_area", "mercator"]]  # how many, and how they are laid out
+Period = tuple[np.datetime64, np.datetime64]  # both ends inclusive
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the model sees in one slot. mean, std: per band, in stored units; the model sees (pixel - mean) / std."""
+
+    sensor: str
+    bands: tuple[str, ...]
+    gsd_m: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def order(self, series: Series, name: str) -> list[int]:
+        """Where the wanted bands lie in `series`. Raises DataError when it is of another sensor, gsd or lacks a band."""
+        if series.sensor != self.sensor:
+            raise DataError(f"{name} is {series.sensor}, the model was built for {self.sensor}")
+        found = abs(series.grid.affine.a)
+        if abs(found - self.gsd_m) > SAME_GSD * self.gsd_m:
+            raise DataError(f"{name} has pixels of {found:g} m, the model was built for {self.gsd_m:g} m")
+        missing = [band for band in self.bands if band not in series.bands]
+        if missing:
+            raise DataError(f"{name} lacks band {missing[0]} (has {', '.join(series.bands)})")
+        return [series.bands.index(band) for band in self.bands]
+
+    def normalise(self, series: Series, name: str) -> np.ndarray:
+        """(T, C, H, W) float32 as the model sees it; pixels without data are 0."""
+        order = self.order(series, name)
+        pixels = series.pixels if order == list(range(len(series.bands))) else series.pixels[:, order]
+        normal = sensors.to_model(pixels, self.mean, self.std)
+        if np.isnan(series.nodata):
+            np.nan_to_num(normal, copy=False, nan=0.0)
+        elif not series.valid.all():
+            empty = (series.pixels == series.nodata).all(axis=1) & ~series.valid  # (T, H, W)
+            np.copyto(normal, np.float32(0), where=empty[:, None])
+        return normal
+
+
+class SampleDataset(Dataset):
+    """The samples of `rows`; the kinds below say which views they become.
+
+    dates: modality -> at most so many dates      period: only dates within it
+    regions: how the globe is divided; None: the model has no geo-context
+    """
+
+    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], *, dates: Mapping[str, int], period: Period | None = None,
+                 regions: Regions | None = None, seed: int = 0) -> None:  # fmt: skip
+        self.rows, self.inputs, self.dates, self.period, self.regions, self.seed = list(rows), dict(inputs), dict(dates), period, regions, seed
+        footprints = {(row.crs, row.bounds): number for number, row in reversed(list(enumerate(self.rows)))}
+        self.places = [footprints[row.crs, row.bounds] for row in self.rows]
+        self._choices: dict[tuple[int, str], np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def size_m(self, number: int) -> tuple[float, float]:
+        """(height, width) of a sample's footprint."""
+        left, bottom, right, top = self.rows[number].bounds
+        return top - bottom, right - left
+
+    def modalities(self, number: int) -> list[str]:
+        """The inputs for which a sample has a date within the period."""
+        return [name for name in self.inputs if name in self.rows[number].modalities and len(self.choice(number, name))]
+
+    def choice(self, number: int, name: str) -> np.ndarray:
+        """Indices of the dates of `name` that lie within the period, ascending; an unknown date always does."""
+        if (number, name) not in self._choices:
+            times = npz.header(self.rows[number].path).times[name]
+            self._choices[number, name] = np.flatnonzero(within(times, self.period))
+        return self._choices[number, name]
+
+    def read(self, number: int, name: str, dates: np.ndarray, cut: Cut) -> tuple[Series, np.ndarray, np.ndarray]:
+        """(series as stored, normalised pixels, days of year) of some dates in the window of a cut, not yet turned."""
+        path, wanted = self.rows[number].path, self.inputs[name]
+        series = npz.read_part(path, name, dates, cut.window(wanted.gsd_m))
+        return series, wanted.normalise(series, f"{path}: {name}"), day_of_year(series.times)
+
+    def view(self, number: int, cut: Cut, series: dict[str, SeriesView], **label: np.ndarray | int | None) -> View:
+        """A view of sample `number` with its place on the globe."""
+        row = self.rows[number]
+        region = region_of(*row.lonlat, *self.regions) if self.regions else -1
+        return View(row.id, series, cut.frame(self.size_m(number)), region, self.places[number], **label)  # type: ignore[arg-type]
+
+
+class PairDataset(SampleDataset):
+    """Two augmented views of a sample for pretraining. `cutter`: how they are cut; `views`: how else they differ."""
+
+    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], cutter: Cutter, views: ViewsSection, *, dates: Mapping[str, int],
+                 period: Period | None = None, regions: Regions | None = None, seed: int = 0) -> None:  # fmt: skip
+        super().__init__(rows, inputs, dates=dates, period=period, regions=regions, seed=seed)
+        self.cutter, self.views = cutter, views
+
+    def __getitem__(self, key: Key) -> tuple[View, View]:
+        rng = np.random.default_rng([self.seed, key.step, key.position])
+        names, size = self.modalities(key.row), self.size_m(key.row)
+        first = self.cutter.draw(rng, size)
+        second = self.cutter.draw(rng, size, near=first)
+        shared = {name: draw_dates(rng, self.choice(key.row, name), self.dates[name]) for name in names}
+        return self._augmented(key.row, first, shared, rng), self._augmented(key.row, second, shared, rng)
+
+    def _augmented(self, number: int, cut: Cut, shared: dict[str, np.ndarray], rng: np.random.Generator) -> View:
+        kept = list(shared)
+        if len(kept) > 1 and rng.random() < self.views.drop_modality:
+            kept.remove(kept[rng.integers(len(kept))])
+        series = {}
+        for name in kept:
+            dates = shared[name] if self.views.same_dates else draw_dates(rng, self.choice(number, name), self.dates[name])
+            series[name] = self._series(number, name, dates, cut, rng)
+        return self.view(number, cut, series)
+
+    def _series(self, number: int, name: str, dates: np.ndarray, cut: Cut, rng: np.random.Generator) -> SeriesView:
+        stored, pixels, days = self.read(number, name, dates, cut)
+        wanted = self.inputs[name]
+        if sensors.get(wanted.sensor).kind == "rgb":
+            counts = change_colors(rng, stored.pixels[:, wanted.order(stored, name)], self.views.color_jitter, self.views.blur)
+            pixels = np.where(pixels == 0, 0, sensors.to_model(counts, wanted.mean, wanted.std))
+        days = jitter_days(rng, days, self.views.date_jitter)
+        return SeriesView(cut.turn(pixels), days, cut.turn(stored.valid))
+
+
+class LabelledDataset(SampleDataset):
+    """One view with its label for fine-tuning: drawn dates, cut and turned together with the label."""
+
+    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], cutter: Cutter, *, dates: Mapping[str, int],
+                 period: Period | None = None, regions: Regions | None = None, seed: int = 0) -> None:  # fmt: skip
+        super().__init__(rows, inputs, dates=dates, period=period, regions=regions, seed=seed)
+        self.cutter = cutter
+
+    def __getitem__(self, key: Key) -> View:
+        rng = np.random.default_rng([self.seed, key.step, key.position])
+        cut = self.cutter.draw(rng, self.size_m(key.row))
+        series = {}
+        for name in self.modalities(key.row):
+            stored, pixels, days = self.read(key.row, name, draw_dates(rng, self.choice(key.row, name), self.dates[name]), cut)
+            series[name] = SeriesView(cut.turn(pixels), days, cut.turn(stored.valid))
+        return self.view(key.row, cut, series, **label_of(self.rows[key.row].path, cut, "label"))
+
+
+class FixedDataset(SampleDataset):
+    """Views for evaluation: the same evenly spread dates every time, pieces that cover each sample, `on` label or held_out.
+
+    pieces: (sample number, cut), one for each item
+    """
+
+    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], pieces: Sequence[tuple[int, Cut]], *, dates: Mapping[str, int],
+                 period: Period | None = None, regions: Regions | None = None, on: Literal["label", "held_out"] = "label") -> None:  # fmt: skip
+        super().__init__(rows, inputs, dates=dates, period=period, regions=regions)
+        self.pieces, self.on = list(pieces), on
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, item: int) -> View:
+        number, cut = self.pieces[item]
+        series = {}
+        for name in self.modalities(number):
+            stored, pixels, days = self.read(number, name, spread_dates(self.choice(number, name), self.dates[name]), cut)
+            series[name] = SeriesView(pixels, days, stored.valid)
+        return self.view(number, cut, series, **label_of(self.rows[number].path, cut, self.on))
+
+
+def batch_of(samples: Sequence[Sample], inputs: Mapping[str, Input], regions: Regions | None = None) -> Batch:
+    """Whole samples with all their dates as one Batch; series that are no input of the model are left out."""
+    views = []
+    for number, sample in enumerate(samples):
+        series = {}
+        for name, wanted in inputs.items():
+            if name in sample.series:
+                stored = sample.series[name]
+                series[name] = SeriesView(wanted.normalise(stored, f"{sample.id}: {name}"), day_of_year(stored.times), stored.valid)
+        if not series:
+            raise DataError(f"{sample.id}: has {', '.join(sample.series) or 'no modality'}, the model sees {', '.join(inputs)}")
+        region = region_of(*sample.lonlat, *regions) if regions else -1
+        views.append(View(sample.id, series, IDENTITY, region, number))
+    return collate(views)
+
+
+def label_of(path: str, cut: Cut, on: Literal["label", "held_out"]) -> dict[str, np.ndarray | int | None]:
+    """`raster` (class ids, cut and turned) and `scene_class` of a sample's label, as far as it has them."""
+    label = npz.read_label(path)
+    if label is None:
+        return {}
+    raster = label.raster if on == "label" else label.held_out
+    found: dict[str, np.ndarray | int | None] = {}
+    if raster is not None and label.grid is not None:
+        rows, columns = cut.window(abs(label.grid.affine.a))
+        found["raster"] = cut.turn(raster[rows, columns])
+    if label.classes is not None and len(label.classes):
+        found["scene_class"] = int(label.classes[0])
+    return found
+
+
+def within(times: np.ndarray, period: Period | None) -> np.ndarray:
+    """(T,) bool: dates inside the period, both ends inclusive, and unknown ones."""
+    if period is None:
+        return np.ones(len(times), bool)
+    dates = times.astype("datetime64[D]")
+    return np.isnat(dates) | ((dates >= period[0]) & (dates <= period[1]))
