@@ -42,7 +42,10 @@ class Label:
     raster: (H, W) uint8 class ids, 255 = ignore, or float32, NaN = ignore, on `grid`
     held_out: as raster; pixels kept for scoring, ignore elsewhere
     names, colors: class names and (K, 3) uint8 colours; index = id
-    classes: (N,) int64 scene classes     period: (2,) datetime64[D] in which the label holds
+    classes: (N,) int64 ids of the scene or of its boxes; `label/ids` on disk
+    boxes: (N, 4) float32 pixel x0 y0 x1 y1, or (N, 5) cx cy w h angle_rad
+    values: (P,) float32 regression targets     multi: (K,) bool, several classes at once
+    period: (2,) datetime64[D] in which the label holds
     """
 
     raster: np.ndarray | None = None
@@ -53,6 +56,9 @@ class Label:
     classes: np.ndarray | None = None
     period: np.ndarray | None = None
     source: str = ""
+    boxes: np.ndarray | None = None
+    values: np.ndarray | None = None
+    multi: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

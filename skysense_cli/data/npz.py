@@ -1,0 +1,263 @@
+"""A sample on disk, schema 1: one `.npz` that tells all about itself. Keys and their meaning: README of the package.
+
+No pickles. Stored members, so that `read_part` maps the dates and the window it needs; fixed order
+and zip dates, so that equal samples are equal bytes.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from skysense_cli.data.invariants import check_sample, check_series
+from skysense_cli.data.members import Members, write_members
+from skysense_cli.data.sample import Label, Sample, Series
+from skysense_cli.errors import DataError
+from skysense_cli.files import whole_file
+
+SCHEMA = 1
+Window = tuple[slice, slice]  # rows, columns
+
+_LABEL_ARRAYS = {"raster": "raster", "held_out": "held_out", "boxes": "boxes", "classes": "ids", "colors": "colors",
+                 "values": "values", "multi": "multi", "period": "period"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SeriesHeader:
+    """What a file says of one modality without its pixels. shape: (T, C, H, W)"""
+
+    sensor: str
+    bands: tuple[str, ...]
+    shape: tuple[int, int, int, int]
+    times: np.ndarray
+    items: tuple[str, ...]
+    grid: GeoBox
+    units: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself without its pixels."""
+
+    id: str
+    crs: str
+    bounds: tuple[float, float, float, float]
+    lonlat: tuple[float, float]
+    series: dict[str, SeriesHeader]
+    has_label: bool
+    provenance: dict[str, Any]
+
+
+def write(sample: Sample, path: Path) -> None:
+    """Write `sample`, whole or not at all. Raises DataError when it breaks an invariant of the schema."""
+    check_sample(sample, str(path))
+    with whole_file(path) as temporary:
+        write_members(temporary, _arrays(sample))
+
+
+def read(path: Path) -> Sample:
+    """The whole sample in memory, checksums and invariants checked."""
+    with Members(path) as members:
+        facts = _facts(members)
+        series = {name: _series(members, name, facts["crs"], members.load) for name in _modalities(members)}
+        sample = Sample(series=series, label=_label(members, facts["crs"]), **facts)
+    check_sample(sample, str(path))
+    return sample
+
+
+def read_part(path: Path, modality: str, dates: Sequence[int] | np.ndarray | None = None, window: Window | None = None) -> Series:
+    """Some dates (positions, in the order given) and a window of one modality; only these are read from the disk.
+
+    window: rows and columns in pixels of the modality; its grid in the result is cut to match
+    The checksum of pixels is not compared here. Raises DataError for a modality the file lacks.
+    """
+    with Members(path) as members:
+        _check_schema(members)
+        if modality not in _modalities(members):
+            raise DataError(f"{path}: has no modality {modality!r} (has: {', '.join(_modalities(members))})")
+        whole = _series(members, modality, members.text("crs"), members.view)
+        check_series(whole, modality, str(path))
+        rows, columns = window or (slice(None), slice(None))
+        keep = slice(None) if dates is None else np.asarray(dates, dtype=np.int64)
+        positions = np.arange(len(whole.times))[keep]
+        return Series(
+            sensor=whole.sensor, bands=whole.bands, units=whole.units, nodata=whole.nodata,
+            pixels=np.array(whole.pixels[:, :, rows, columns][keep]),
+            valid=np.array(whole.valid[:, rows, columns][keep]),
+            times=whole.times[keep],
+            items=tuple(whole.items[i] for i in positions),
+            meta=tuple(whole.meta[i] for i in positions),
+            grid=_cut(whole.grid, (rows, columns)),
+        )  # fmt: skip
+
+
+def read_label(path: Path) -> Label | None:
+    """The label of a sample, or None."""
+    with Members(path) as members:
+        _check_schema(members)
+        return _label(members, members.text("crs"))
+
+
+def header(path: Path) -> Header:
+    """Everything small in the file; no pixel is read."""
+    with Members(path) as members:
+        facts = _facts(members)
+        series = {name: _series_header(members, name, facts["crs"]) for name in _modalities(members)}
+        return Header(series=series, has_label=any(key.startswith("label/") for key in members), **facts)
+
+
+def check(path: Path) -> None:
+    """Raise DataError naming file, key, found and expected unless the file is a sound sample of this schema."""
+    sample = read(path)
+    if path.stem != sample.id:
+        raise DataError(f"{path}: id is {sample.id!r}, expected {path.stem!r} as the file is called")
+
+
+# writing
+
+
+def _arrays(sample: Sample) -> dict[str, np.ndarray]:
+    arrays: dict[str, Any] = {
+        "schema": np.int32(SCHEMA),
+        "id": sample.id,
+        "crs": sample.crs,
+        "bounds": np.array(sample.bounds, np.float64),
+        "lonlat": np.array(sample.lonlat, np.float64),
+        "modalities": sorted(sample.series),
+        "provenance": _json(sample.provenance),
+    }
+    for name, series in sorted(sample.series.items()):
+        facts = {
+            "sensor": series.sensor,
+            "bands": list(series.bands),
+            "pixels": series.pixels,
+            "times": series.times.astype("datetime64[s]"),
+            "valid": series.valid,
+            "transform": np.array(series.grid.affine[:6], np.float64),
+            "items": list(series.items),
+            "units": series.units,
+            "nodata": series.pixels.dtype.type(series.nodata),
+            "meta": [_json(facts) for facts in series.meta],
+        }
+        arrays |= {f"{name}/{key}": value for key, value in facts.items()}
+    return {key: np.asarray(value) for key, value in (arrays | _label_arrays(sample.label)).items()}
+
+
+def _label_arrays(label: Label | None) -> dict[str, Any]:
+    if label is None:
+        return {}
+    arrays: dict[str, Any] = {key: getattr(label, field) for field, key in _LABEL_ARRAYS.items() if getattr(label, field) is not None}
+    if label.grid is not None:
+        arrays["transform"] = np.array(label.grid.affine[:6], np.float64)
+    if label.names:
+        arrays["names"] = list(label.names)
+    arrays["source"] = label.source
+    return {f"label/{key}": value for key, value in arrays.items()}
+
+
+def _json(facts: dict[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+# reading
+
+
+def _check_schema(members: Members) -> None:
+    if "schema" not in members:
+        raise DataError(f"{members.path}: has no schema; it is no skysense sample (known: schema {SCHEMA})")
+    schema = members.load("schema")
+    if schema.shape != () or schema.dtype.kind not in "iu" or int(schema) != SCHEMA:
+        raise DataError(f"{members.path}: schema is {schema}, this version knows {SCHEMA}. Rebuild the sample.")
+
+
+def _facts(members: Members) -> dict[str, Any]:
+    """What a Sample and a Header share."""
+    _check_schema(members)
+    return {
+        "id": members.text("id"),
+        "crs": members.text("crs"),
+        "bounds": tuple(_floats(members, "bounds", 4)),
+        "lonlat": tuple(_floats(members, "lonlat", 2)),
+        "provenance": _object(members, "provenance", members.text("provenance")),
+    }
+
+
+def _modalities(members: Members) -> tuple[str, ...]:
+    return _texts(members, "modalities")
+
+
+def _series(members: Members, name: str, crs: str, pixels_by: Any) -> Series:
+    head = _series_header(members, name, crs)
+    nodata = members.load(f"{name}/nodata")
+    if nodata.shape != () or nodata.dtype.kind not in "iuf":
+        raise DataError(f"{members.path}: {name}/nodata is {nodata.dtype} {nodata.shape}, expected one number")
+    return Series(
+        sensor=head.sensor, bands=head.bands, times=head.times, items=head.items, grid=head.grid, units=head.units,
+        pixels=pixels_by(f"{name}/pixels"), valid=pixels_by(f"{name}/valid"), nodata=float(nodata),
+        meta=tuple(_object(members, f"{name}/meta", text) for text in _texts(members, f"{name}/meta")),
+    )  # fmt: skip
+
+
+def _series_header(members: Members, name: str, crs: str) -> SeriesHeader:
+    shape = members.header(f"{name}/pixels").shape
+    if len(shape) != 4 or 0 in shape:
+        raise DataError(f"{members.path}: {name}/pixels has the shape {shape}, expected (T, C, H, W), none of them 0")
+    times = members.load(f"{name}/times")
+    if times.dtype != np.dtype("datetime64[s]") or times.ndim != 1:
+        raise DataError(f"{members.path}: {name}/times is {times.dtype} {times.shape}, expected datetime64[s] (T,)")
+    return SeriesHeader(
+        sensor=members.text(f"{name}/sensor"), bands=_texts(members, f"{name}/bands"), shape=shape, times=times,
+        items=_texts(members, f"{name}/items"), units=members.text(f"{name}/units"),
+        grid=_grid(members, f"{name}/transform", shape[2:], crs),
+    )  # fmt: skip
+
+
+def _label(members: Members, crs: str) -> Label | None:
+    if not any(key.startswith("label/") for key in members):
+        return None
+    arrays = {field: members.load(f"label/{key}") for field, key in _LABEL_ARRAYS.items() if f"label/{key}" in members}
+    grid = None
+    if "raster" in arrays:
+        if arrays["raster"].ndim != 2:
+            raise DataError(f"{members.path}: label/raster has the shape {arrays['raster'].shape}, expected (H, W)")
+        grid = _grid(members, "label/transform", arrays["raster"].shape, crs)
+    names = _texts(members, "label/names") if "label/names" in members else ()
+    return Label(grid=grid, names=names, source=members.text("label/source") if "label/source" in members else "", **arrays)
+
+
+def _grid(members: Members, key: str, shape: tuple[int, ...], crs: str) -> GeoBox:
+    return GeoBox((shape[0], shape[1]), Affine(*_floats(members, key, 6)), crs or None)
+
+
+def _cut(grid: GeoBox, window: Window) -> GeoBox:
+    (top, bottom, _), (left, right, _) = (part.indices(side) for part, side in zip(window, grid.shape, strict=True))
+    return GeoBox((bottom - top, right - left), grid.affine * Affine.translation(left, top), grid.crs)
+
+
+def _floats(members: Members, key: str, number: int) -> list[float]:
+    array = members.load(key)
+    if array.dtype != np.float64 or array.shape != (number,):
+        raise DataError(f"{members.path}: {key} is {array.dtype} {array.shape}, expected float64 ({number},)")
+    return [float(value) for value in array]
+
+
+def _texts(members: Members, key: str) -> tuple[str, ...]:
+    array = members.load(key)
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise DataError(f"{members.path}: {key} is {array.dtype} {array.shape}, expected a list of texts")
+    return tuple(array.tolist())
+
+
+def _object(members: Members, key: str, text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{members.path}: {key} is no JSON ({error})") from error
+    if not isinstance(facts, dict):
+        raise DataError(f"{members.path}: {key} is a {type(facts).__name__}, expected a JSON object")
+    return facts
