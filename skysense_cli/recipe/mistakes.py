@@ -105,7 +105,7 @@ def _wanted(detail: dict[str, Any]) -> str:
     text = str(detail["msg"])
     for long, short in (("Input should be ", "must be "), ("Input should ", "must "), ("valid ", "")):
         text = text.replace(long, short, 1)
-    return text.replace("must be a integer", "must be a whole number").replace("must be a dictionary", "must be a mapping").replace(
+    return text.replace("must be a integer", "must be a whole number").replace("must be a boolean", "must be true or false").replace("must be a dictionary", "must be a mapping").replace(
         "an object", "a mapping"
     )  # fmt: skip
 

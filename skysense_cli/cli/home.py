@@ -1,0 +1,188 @@
+"""The place a command writes to: locked, marked with its recipe, never mixed with another one's.
+
+A folder gets `recipe.yaml` and `environment.json`; an output that is one file (`predict`) gets
+`<stem>.recipe.yaml` and `<stem>.environment.json` beside it.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skysense_cli import __version__, console
+from skysense_cli.cli.options import Options
+from skysense_cli.errors import SkySenseError
+from skysense_cli.files import TEMPORARY, write_text
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+PACKAGES = (
+    "dask", "geopandas", "numpy", "odc-geo", "odc-stac", "opencv-python-headless", "pydantic", "pyproj", "rasterio", "safetensors", "scipy",
+    "timm", "torch", "xarray",
+)  # fmt: skip
+
+
+class OutputError(SkySenseError):
+    """The output place is taken: by a running command, by another recipe, or by files that are not ours."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Home:
+    """A claimed output.
+
+    path: the folder, or the file to write      digest: of the recipe
+    resumed: the same recipe was started here before
+    """
+
+    path: Path
+    digest: str
+    resumed: bool
+
+
+@contextmanager
+def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]:
+    """`output` for this recipe alone, until the block ends; recipe and environment are written first.
+
+    Raises OutputError when another command is writing there, when it was made with another recipe (naming the
+    keys that differ), or when it holds files that are not skysense's. With `overwrite` what another recipe left
+    is removed; a folder that is not skysense's never is.
+    """
+    from skysense_cli.recipe import resolved
+
+    place = _Place.of(output, recipe)
+    with _locked(place.lock, output):
+        text = resolved.to_yaml(recipe)
+        resumed = place.check(recipe, overwrite=options.overwrite)
+        write_text(place.environment, json.dumps(environment(recipe), indent=2, sort_keys=True) + "\n")
+        write_text(place.recipe, text)
+        yield Home(output, resolved.digest(recipe), resumed)
+
+
+def environment(recipe: "BaseModel") -> dict[str, Any]:
+    """What ran: versions of Python and packages, and the seed; nothing about machine or time."""
+    return {
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "seed": _seed(recipe),
+        "skysense": __version__,
+    }
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Names of what claims an output: a folder, or a single file."""
+
+    output: Path
+    single: bool
+    recipe: Path
+    environment: Path
+    lock: Path
+
+    @classmethod
+    def of(cls, output: Path, recipe: "BaseModel") -> "_Place":
+        single = getattr(recipe, "recipe", "") == "predict"
+        if not single:
+            return cls(output, single, output / "recipe.yaml", output / "environment.json", output / ".lock")
+        if output.suffix.lower() not in (".tif", ".tiff"):
+            raise OutputError(f"output {output}: a map is a GeoTIFF; give a name that ends in .tif")
+        beside = [output.with_name(output.stem + ending) for ending in (".recipe.yaml", ".environment.json")]
+        return cls(output, single, *beside, output.with_name(f".{output.name}.lock"))
+
+    def check(self, recipe: "BaseModel", *, overwrite: bool) -> bool:
+        """Whether the same recipe was here before; empties the place if that is asked for and allowed."""
+        from skysense_cli.recipe import resolved
+
+        if not self.recipe.exists():
+            self._refuse_strangers()
+            return False
+        changed = resolved.differences(self.recipe.read_text(encoding="utf-8"), recipe)
+        if not changed:
+            return True
+        if not overwrite:
+            more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+            raise OutputError(
+                f"{self.output} was made with another recipe ({'; '.join(changed[:4])}{more}); "
+                "choose another --out, or give --overwrite to replace it"
+            )
+        self._empty()
+        return False
+
+    def _refuse_strangers(self) -> None:
+        ours = {self.recipe.name, self.environment.name, self.lock.name, self.recipe.name + TEMPORARY, self.environment.name + TEMPORARY}
+        if self.single:
+            taken = self.output.exists()
+        else:
+            taken = any(entry.name not in ours for entry in self.output.iterdir())
+        if taken:
+            raise OutputError(f"{self.output} exists and has no {self.recipe.name}, so it is not skysense's; choose another --out")
+
+    def _empty(self) -> None:
+        if self.single:
+            for path in (self.output, self.recipe, self.environment):
+                path.unlink(missing_ok=True)
+            return
+        self.environment.unlink(missing_ok=True)
+        for entry in self.output.iterdir():
+            if entry in (self.lock, self.recipe):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        self.recipe.unlink()  # last: a kill on the way leaves a folder that is still known as ours
+
+
+@contextmanager
+def _locked(lock: Path, output: Path) -> Iterator[None]:
+    """Hold `lock` for this process; the system frees it when the process dies, however it does."""
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _open_lock(lock)
+    except BlockingIOError:
+        raise OutputError(f"{output} is being written by another skysense command; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise OutputError(f"output {output}: cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _open_lock(lock: Path) -> int:
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists() and os.fstat(descriptor).st_ino == lock.stat().st_ino:
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder removed the file between our open and our lock: take the new one
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        console.warn(f"the package {package} is not installed")
+        return None
+
+
+def _seed(recipe: "BaseModel") -> int | None:
+    for section in ("train", "splits"):
+        seed = getattr(getattr(recipe, section, None), "seed", None)
+        if seed is not None:
+            return seed
+    return None
