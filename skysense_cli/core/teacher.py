@@ -22,6 +22,10 @@ class Projector(nn.Module):
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
         self.directions = nn.Parameter(torch.randn(outputs, bottleneck) * 0.02)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         return functional.linear(functional.normalize(self.mlp(features), dim=-1), functional.normalize(self.directions, dim=-1))
