@@ -95,8 +95,8 @@ class _Place:
             return cls(output, single, output / "recipe.yaml", output / "environment.json", output / ".lock")
         if output.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(f"output {output}: a map is a GeoTIFF; give a name that ends in .tif")
-        beside = [output.with_name(output.stem + ending) for ending in (".recipe.yaml", ".environment.json")]
-        return cls(output, single, *beside, output.with_name(f".{output.name}.lock"))
+        recipe_file, environment_file = (output.with_name(output.stem + end) for end in (".recipe.yaml", ".environment.json"))
+        return cls(output, single, recipe_file, environment_file, output.with_name(f".{output.name}.lock"))
 
     def check(self, recipe: "BaseModel", *, overwrite: bool) -> bool:
         """Whether the same recipe was here before; empties the place if that is asked for and allowed."""

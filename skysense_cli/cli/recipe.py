@@ -45,9 +45,9 @@ def show(recipe: RecipeArgument, set_: SetOption = None, debug: DebugOption = Fa
 @app.command()
 def schema(kind: KindArgument, debug: DebugOption = False) -> None:
     """Print the JSON Schema of a recipe, for an editor."""
-    from skysense_cli.recipe.schema import RECIPES, ModelSection
+    from skysense_cli.recipe.schema import RECIPES, ModelSection, Section
 
-    known = {**RECIPES, "model": ModelSection}
+    known: dict[str, type[Section]] = {**RECIPES, "model": ModelSection}
     if kind not in known:
         raise RecipeError(f"unknown recipe kind {kind!r} (known: {', '.join(known)})")
     tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", **known[kind].model_json_schema()}

@@ -12,6 +12,17 @@ from pydantic import BaseModel, ValidationError
 from skysense_cli.recipe.text import Path_, Place, Text, show
 
 LONGEST_FOUND = 60
+WORDS = (
+    ("Input should be ", "must be "),
+    ("Input should ", "must "),
+    ("a valid ", "a "),
+    ("must be a integer", "must be a whole number"),
+    ("must be a boolean", "must be true or false"),
+    ("must be a string", "must be text"),
+    ("must be a array", "must be a list"),
+    ("must be a dictionary", "must be a mapping"),
+    ("must be an object", "must be a mapping"),
+)
 LOCATED = ("at", "value_error", "extra_forbidden", "missing")  # never noise of a union
 
 
@@ -103,11 +114,9 @@ def _message(path: Path_, details: list[dict[str, Any]], schema: dict[str, Any],
 
 def _wanted(detail: dict[str, Any]) -> str:
     text = str(detail["msg"])
-    for long, short in (("Input should be ", "must be "), ("Input should ", "must "), ("valid ", "")):
-        text = text.replace(long, short, 1)
-    return text.replace("must be a integer", "must be a whole number").replace("must be a boolean", "must be true or false").replace("must be a dictionary", "must be a mapping").replace(
-        "an object", "a mapping"
-    )  # fmt: skip
+    for pydantics, ours in WORDS:
+        text = text.replace(pydantics, ours, 1)
+    return text
 
 
 def _hint(detail: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ def _build(node: Node, path: Path_, result: Text, context: _Context) -> Any:
         return [_build(child, (*path, index), result, context) for index, child in enumerate(node.value)]
     if isinstance(node, MappingNode):
         return _build_mapping(node, path, result, context)
-    if node.tag.endswith((":timestamp", ":merge", ":value")):
+    if str(node.tag).endswith((":timestamp", ":merge", ":value")):
         return node.value
     value = context.constructor.construct_object(node)
     return value if value is None or isinstance(value, bool | int | float) else str(value)
