@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,16 +20,17 @@ from skysense_cli.data.collate import SeriesView, View, collate
 from skysense_cli.data.index import Row
 from skysense_cli.data.order import Key
 from skysense_cli.data.sample import Sample, Series
-from skysense_cli.data.views import Cut, Cutter, change_colors, day_of_year, draw_dates, jitter_days, spread_dates
+from skysense_cli.data.views import Cut, Cutter, Piece, change_colors, day_of_year, draw_dates, jitter_days, spread_dates
 from skysense_cli.errors import DataError
 from skysense_cli.geo.regions import region_of
 from skysense_cli.recipe.schema import ViewsSection
 
 SAME_GSD = 1e-6  # relative
-IDENTITY = np.float32([[1, 0, 0], [0, 1, 0]])
+IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 Regions = tuple[int, Literal["equal_area", "mercator"]]  # how many, and how they are laid out
 Period = tuple[np.datetime64, np.datetime64]  # both ends inclusive
+On = Literal["label", "held_out"]  # which raster of a label is used
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,27 @@ class Input:
         return normal
 
 
-class SampleDataset(Dataset):
-    """The samples of `rows`; the kinds below say which views they become.
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a sample.
 
-    dates: modality -> at most so many dates      period: only dates within it
-    regions: how the globe is divided; None: the model has no geo-context
+    inputs: modality -> what the model sees in it      dates: modality -> at most so many dates
+    period: only dates within it                       regions: how the globe is divided; None: no geo-context
+    seed: of everything that is drawn
     """
 
-    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], *, dates: Mapping[str, int], period: Period | None = None,
-                 regions: Regions | None = None, seed: int = 0) -> None:  # fmt: skip
-        self.rows, self.inputs, self.dates, self.period, self.regions, self.seed = list(rows), dict(inputs), dict(dates), period, regions, seed
+    inputs: Mapping[str, Input]
+    dates: Mapping[str, int]
+    period: Period | None = None
+    regions: Regions | None = None
+    seed: int = 0
+
+
+class SampleDataset(Dataset):
+    """The samples of `rows`, whose paths are relative to `folder`; the kinds below say which views they become."""
+
+    def __init__(self, folder: Path, rows: Sequence[Row], reading: Reading) -> None:
+        self.folder, self.rows, self.reading = folder, list(rows), reading
         footprints = {(row.crs, row.bounds): number for number, row in reversed(list(enumerate(self.rows)))}
         self.places = [footprints[row.crs, row.bounds] for row in self.rows]
         self._choices: dict[tuple[int, str], np.ndarray] = {}
@@ -90,42 +103,45 @@ class SampleDataset(Dataset):
 
     def modalities(self, number: int) -> list[str]:
         """The inputs for which a sample has a date within the period."""
-        return [name for name in self.inputs if name in self.rows[number].modalities and len(self.choice(number, name))]
+        return [name for name in self.reading.inputs if len(self.choice(number, name))]
 
     def choice(self, number: int, name: str) -> np.ndarray:
         """Indices of the dates of `name` that lie within the period, ascending; an unknown date always does."""
         if (number, name) not in self._choices:
-            times = npz.header(self.rows[number].path).times[name]
-            self._choices[number, name] = np.flatnonzero(within(times, self.period))
+            times = np.array(self.rows[number].dates.get(name, ()), "datetime64[s]")
+            self._choices[number, name] = np.flatnonzero(within(times, self.reading.period))
         return self._choices[number, name]
+
+    def path(self, number: int) -> Path:
+        """Where a sample lies."""
+        return self.folder / self.rows[number].path
 
     def read(self, number: int, name: str, dates: np.ndarray, cut: Cut) -> tuple[Series, np.ndarray, np.ndarray]:
         """(series as stored, normalised pixels, days of year) of some dates in the window of a cut, not yet turned."""
-        path, wanted = self.rows[number].path, self.inputs[name]
+        path, wanted = self.path(number), self.reading.inputs[name]
         series = npz.read_part(path, name, dates, cut.window(wanted.gsd_m))
         return series, wanted.normalise(series, f"{path}: {name}"), day_of_year(series.times)
 
     def view(self, number: int, cut: Cut, series: dict[str, SeriesView], **label: np.ndarray | int | None) -> View:
         """A view of sample `number` with its place on the globe."""
         row = self.rows[number]
-        region = region_of(*row.lonlat, *self.regions) if self.regions else -1
+        region = region_of(*row.lonlat, *self.reading.regions) if self.reading.regions else -1
         return View(row.id, series, cut.frame(self.size_m(number)), region, self.places[number], **label)  # type: ignore[arg-type]
 
 
 class PairDataset(SampleDataset):
     """Two augmented views of a sample for pretraining. `cutter`: how they are cut; `views`: how else they differ."""
 
-    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], cutter: Cutter, views: ViewsSection, *, dates: Mapping[str, int],
-                 period: Period | None = None, regions: Regions | None = None, seed: int = 0) -> None:  # fmt: skip
-        super().__init__(rows, inputs, dates=dates, period=period, regions=regions, seed=seed)
+    def __init__(self, folder: Path, rows: Sequence[Row], reading: Reading, cutter: Cutter, views: ViewsSection) -> None:
+        super().__init__(folder, rows, reading)
         self.cutter, self.views = cutter, views
 
     def __getitem__(self, key: Key) -> tuple[View, View]:
-        rng = np.random.default_rng([self.seed, key.step, key.position])
+        rng = np.random.default_rng([self.reading.seed, key.step, key.position])
         names, size = self.modalities(key.row), self.size_m(key.row)
         first = self.cutter.draw(rng, size)
         second = self.cutter.draw(rng, size, near=first)
-        shared = {name: draw_dates(rng, self.choice(key.row, name), self.dates[name]) for name in names}
+        shared = {name: draw_dates(rng, self.choice(key.row, name), self.reading.dates[name]) for name in names}
         return self._augmented(key.row, first, shared, rng), self._augmented(key.row, second, shared, rng)
 
     def _augmented(self, number: int, cut: Cut, shared: dict[str, np.ndarray], rng: np.random.Generator) -> View:
@@ -134,13 +150,13 @@ class PairDataset(SampleDataset):
             kept.remove(kept[rng.integers(len(kept))])
         series = {}
         for name in kept:
-            dates = shared[name] if self.views.same_dates else draw_dates(rng, self.choice(number, name), self.dates[name])
+            dates = shared[name] if self.views.same_dates else draw_dates(rng, self.choice(number, name), self.reading.dates[name])
             series[name] = self._series(number, name, dates, cut, rng)
         return self.view(number, cut, series)
 
     def _series(self, number: int, name: str, dates: np.ndarray, cut: Cut, rng: np.random.Generator) -> SeriesView:
         stored, pixels, days = self.read(number, name, dates, cut)
-        wanted = self.inputs[name]
+        wanted = self.reading.inputs[name]
         if sensors.get(wanted.sensor).kind == "rgb":
             counts = change_colors(rng, stored.pixels[:, wanted.order(stored, name)], self.views.color_jitter, self.views.blur)
             pixels = np.where(pixels == 0, 0, sensors.to_model(counts, wanted.mean, wanted.std))
@@ -151,42 +167,40 @@ class PairDataset(SampleDataset):
 class LabelledDataset(SampleDataset):
     """One view with its label for fine-tuning: drawn dates, cut and turned together with the label."""
 
-    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], cutter: Cutter, *, dates: Mapping[str, int],
-                 period: Period | None = None, regions: Regions | None = None, seed: int = 0) -> None:  # fmt: skip
-        super().__init__(rows, inputs, dates=dates, period=period, regions=regions, seed=seed)
+    def __init__(self, folder: Path, rows: Sequence[Row], reading: Reading, cutter: Cutter) -> None:
+        super().__init__(folder, rows, reading)
         self.cutter = cutter
 
     def __getitem__(self, key: Key) -> View:
-        rng = np.random.default_rng([self.seed, key.step, key.position])
+        rng = np.random.default_rng([self.reading.seed, key.step, key.position])
         cut = self.cutter.draw(rng, self.size_m(key.row))
         series = {}
         for name in self.modalities(key.row):
-            stored, pixels, days = self.read(key.row, name, draw_dates(rng, self.choice(key.row, name), self.dates[name]), cut)
+            stored, pixels, days = self.read(key.row, name, draw_dates(rng, self.choice(key.row, name), self.reading.dates[name]), cut)
             series[name] = SeriesView(cut.turn(pixels), days, cut.turn(stored.valid))
-        return self.view(key.row, cut, series, **label_of(self.rows[key.row].path, cut, "label"))
+        return self.view(key.row, cut, series, **label_of(self.path(key.row), cut, "label"))
 
 
 class FixedDataset(SampleDataset):
     """Views for evaluation: the same evenly spread dates every time, pieces that cover each sample, `on` label or held_out.
 
-    pieces: (sample number, cut), one for each item
+    pieces: (sample number, piece), one for each item; a pixel of the label that an earlier piece covers is ignored
     """
 
-    def __init__(self, rows: Sequence[Row], inputs: Mapping[str, Input], pieces: Sequence[tuple[int, Cut]], *, dates: Mapping[str, int],
-                 period: Period | None = None, regions: Regions | None = None, on: Literal["label", "held_out"] = "label") -> None:  # fmt: skip
-        super().__init__(rows, inputs, dates=dates, period=period, regions=regions)
+    def __init__(self, folder: Path, rows: Sequence[Row], reading: Reading, pieces: Sequence[tuple[int, Piece]], on: On = "label") -> None:
+        super().__init__(folder, rows, reading)
         self.pieces, self.on = list(pieces), on
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def __getitem__(self, item: int) -> View:
-        number, cut = self.pieces[item]
-        series = {}
+        number, piece = self.pieces[item]
+        cut, series = piece.cut, {}
         for name in self.modalities(number):
-            stored, pixels, days = self.read(number, name, spread_dates(self.choice(number, name), self.dates[name]), cut)
+            stored, pixels, days = self.read(number, name, spread_dates(self.choice(number, name), self.reading.dates[name]), cut)
             series[name] = SeriesView(pixels, days, stored.valid)
-        return self.view(number, cut, series, **label_of(self.rows[number].path, cut, self.on))
+        return self.view(number, cut, series, **label_of(self.path(number), cut, self.on, piece))
 
 
 def batch_of(samples: Sequence[Sample], inputs: Mapping[str, Input], regions: Regions | None = None) -> Batch:
@@ -205,16 +219,21 @@ def batch_of(samples: Sequence[Sample], inputs: Mapping[str, Input], regions: Re
     return collate(views)
 
 
-def label_of(path: str, cut: Cut, on: Literal["label", "held_out"]) -> dict[str, np.ndarray | int | None]:
-    """`raster` (class ids, cut and turned) and `scene_class` of a sample's label, as far as it has them."""
+def label_of(path: Path, cut: Cut, on: On, piece: Piece | None = None) -> dict[str, np.ndarray | int | None]:
+    """`raster` (class ids, cut and turned) and `scene_class` of a sample's label, as far as it has them.
+
+    With `piece`, pixels that it shares with an earlier one are 255.
+    """
     label = npz.read_label(path)
     if label is None:
         return {}
     raster = label.raster if on == "label" else label.held_out
     found: dict[str, np.ndarray | int | None] = {}
     if raster is not None and label.grid is not None:
-        rows, columns = cut.window(abs(label.grid.affine.a))
-        found["raster"] = cut.turn(raster[rows, columns])
+        gsd_m = abs(label.grid.affine.a)
+        rows, columns = cut.window(gsd_m)
+        window = raster[rows, columns]
+        found["raster"] = cut.turn(window if piece is None else piece.only_new(window, gsd_m))
     if label.classes is not None and len(label.classes):
         found["scene_class"] = int(label.classes[0])
     return found

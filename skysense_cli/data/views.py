@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skysense_cli.core.batch import IGNORE
 from skysense_cli.core.frames import view_frame
 from skysense_cli.errors import DataError
 
 JITTER_CHANCE = 0.8  # of a view's colours being jittered at all (DINO)
 BLUR_SIGMA_PX = (0.1, 2.0)
-GREY = np.float32([0.299, 0.587, 0.114])
+GREY = np.array([0.299, 0.587, 0.114], np.float32)
 DAYS = 365
 WHOLE = 1e-6  # of a pixel: how far from a whole number a window may lie by rounding
 
@@ -84,19 +85,29 @@ class Cutter:
         return float(rng.integers(first, last + 1)) * self.unit_m
 
 
-def tiles(size_m: tuple[float, float], crop_m: float | None) -> list[tuple[Cut, tuple[slice, slice]]]:
-    """Cuts that cover a footprint without turning, and of each the share (rows, columns in metres) that no earlier one covers.
+@dataclass(frozen=True)
+class Piece:
+    """One of the cuts that cover a footprint. skip_m: rows above and columns to the left that an earlier piece covers."""
 
-    The last row and column are moved back inside, so that all cuts are full.
-    """
+    cut: Cut
+    skip_m: tuple[float, float] = (0, 0)
+
+    def only_new(self, raster: np.ndarray, gsd_m: float) -> np.ndarray:
+        """`raster` (H, W) of the cut with 255 where an earlier piece lies."""
+        rows, columns = (round(side / gsd_m) for side in self.skip_m)
+        if rows or columns:
+            raster = raster.copy()
+            raster[:rows] = IGNORE
+            raster[:, :columns] = IGNORE
+        return raster
+
+
+def pieces(size_m: tuple[float, float], crop_m: float | None) -> list[Piece]:
+    """Cuts that cover a footprint, not turned; the last row and column are moved back inside, so that all are full."""
     if crop_m is None:
-        return [(Cut(0, 0, *size_m), (slice(0, size_m[0]), slice(0, size_m[1])))]
-    found = []
-    for top, new_top in _starts(size_m[0], crop_m):
-        for left, new_left in _starts(size_m[1], crop_m):
-            new = slice(new_top - top, crop_m), slice(new_left - left, crop_m)
-            found.append((Cut(top, left, crop_m, crop_m), new))
-    return found
+        return [Piece(Cut(0, 0, *size_m))]
+    rows, columns = _starts(size_m[0], crop_m), _starts(size_m[1], crop_m)
+    return [Piece(Cut(top, left, crop_m, crop_m), (above, before)) for top, above in rows for left, before in columns]
 
 
 def day_of_year(times: np.ndarray) -> np.ndarray:
@@ -162,8 +173,9 @@ def change_colors(rng: np.random.Generator, pixels: np.ndarray, strength: float,
 
 
 def _starts(size_m: float, crop_m: float) -> list[tuple[float, float]]:
-    """(start, first metre no earlier one covers) of cuts of `crop_m` along a side."""
+    """(start, how much of it an earlier one covers) of cuts of `crop_m` along a side."""
     if crop_m > size_m + WHOLE:
         raise DataError(f"data.crop_m {crop_m:g} is more than the sample's {size_m:g} m")
     count = int(np.ceil(size_m / crop_m - WHOLE))
-    return [(min(index * crop_m, size_m - crop_m), index * crop_m) for index in range(count)]
+    starts = [min(index * crop_m, size_m - crop_m) for index in range(count)]
+    return [(start, index * crop_m - start) for index, start in enumerate(starts)]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import cast
+
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +129,7 @@ def _label(name: str) -> str:
 
 def _is_after_units(name: str) -> bool:
     """Whether a parameter beside the units acts on their output (the norms of the taps) and not on their input."""
-    return cast(str, name.split(".")[0]).startswith(("norm", "ln", "final", "tap"))
+    return name.startswith(("norm", "ln", "final", "tap"))
 
 
 def _expanded(pattern: str) -> Iterator[str]:

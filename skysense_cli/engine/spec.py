@@ -33,7 +33,7 @@ class BundleSpec(Section):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    format: Literal[1] = Field(SCHEMA, alias="schema")
+    format: Literal[1] = Field(1, alias="schema")
     skysense: str = __version__
     stage: Literal["pretrain", "finetune"]
     step: int = 0
