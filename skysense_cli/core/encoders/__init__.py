@@ -6,24 +6,25 @@ To add one, write `core/encoders/<kind>.py`:
         def __init__(self, *, channels: int, dim: int = 96, patch: int = 4) -> None: ...
     build = MyEncoder
 
-and set `stride`, `tap_channels`, `tap_strides`, `units` and `taps`. Then `kind: my` works in a recipe.
+and set `channels`, `stride`, `tap_channels`, `tap_strides`, `units` and `taps`. Then `kind: my` works in a recipe.
 """
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
     """(N, C, H, W) normalised pixels to a list of (N, C_k, H_k, W_k), fine to coarse.
 
+    channels: of the images, C
     stride: pixels per position of the last map; H and W must be multiples of it
     tap_channels, tap_strides: of each map of the pyramid
     units: the steps of the trunk, each (N, h, w, C) -> (N, h', w', C'); what is checkpointed, compiled and sharded
     taps: indices of the units whose output is kept
     """
 
+    channels: int
     stride: int
     tap_channels: tuple[int, ...]
     tap_strides: tuple[int, ...]
@@ -58,4 +59,4 @@ class Encoder(nn.Module):
 
 def drop_rates(rate: float, count: int) -> list[float]:
     """`count` stochastic-depth rates that rise evenly from 0 to `rate`."""
-    return torch.linspace(0, rate, count).tolist()
+    return [rate * index / max(count - 1, 1) for index in range(count)]  # no tensor: also right on the meta device
