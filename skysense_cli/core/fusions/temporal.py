@@ -1,0 +1,65 @@
+"""Attention over the dates of all modalities, one sequence per cell (SkySense Eq. 2)."""
+
+import torch
+from torch import Tensor, nn
+
+from skysense_cli.core.fusions import Fusion
+from skysense_cli.core.transformer import Layer, init_linear
+from skysense_cli.errors import RecipeError
+
+DAYS = 365
+
+
+class Temporal(Fusion):
+    """Multi-modal temporal fusion transformer; the output is that of one extra token.
+
+    dim: d'. The row of `date_embedding` (365, d) for a token's day of year is added before the projection d -> d';
+    an unknown day adds nothing. There is no other position, so the order of the tokens does not matter.
+    SkySense, sec. 3.2: 24 layers of 1024 channels, 16 heads. Parameter names are those of the released weights.
+    """
+
+    def __init__(self, width: int, /, *, depth: int, heads: int, dim: int, mlp: float = 4.0, drop_path: float = 0.0) -> None:
+        super().__init__()
+        if dim % heads or depth < 1:
+            raise RecipeError(f"temporal: dim {dim} must be a multiple of heads {heads}, and depth {depth} at least 1")
+        self.dim = dim
+        self.date_embedding = nn.Parameter(torch.zeros(DAYS, width))
+        self.porj_linear = nn.Linear(width, dim)  # spelled as in the released weights
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
+        self.layers = nn.ModuleList(Layer(dim, heads, mlp=mlp, drop_path=rate) for rate in rates)
+        self.apply(init_linear)
+        nn.init.trunc_normal_(self.date_embedding, std=0.02)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, tokens: Tensor, days: Tensor, seen: Tensor) -> Tensor:
+        count = seen.sum(dim=1)
+        rows = count > 0
+        rows[0] |= ~rows.any()  # one row at least: every rank of a sharded model runs the layers
+        x, allowed = self._packed(tokens, days, seen, count[rows])
+        for layer in self.layers[:-1]:
+            x = layer(x, allowed)
+        x = self.layers[-1](x, allowed, queries=1).squeeze(1)  # only the extra token is read
+        out = x.new_zeros(len(tokens), self.dim)
+        out[rows] = x * (count[rows] > 0).unsqueeze(1)
+        return out
+
+    def _packed(self, tokens: Tensor, days: Tensor, seen: Tensor, count: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The extra token and then the seen tokens, projected: (rows, 1 + longest, d'), and what may be attended to.
+
+        count: (rows,) seen tokens of the rows that are computed. Tokens that are not seen are left out before any work;
+        only rows shorter than the longest are padded.
+        """
+        day = days[seen]
+        dates = self.date_embedding[day.clamp(min=0)] * (day >= 0).unsqueeze(1)
+        projected = self.porj_linear(tokens[seen] + dates)  # (seen tokens of all rows, d')
+        longest = int(count.max())
+        kept = torch.arange(longest, device=seen.device) < count.unsqueeze(1)
+        x = self.cls_token.repeat(len(count), 1 + longest, 1)
+        x[:, 1:][kept] = projected.to(x.dtype)
+        if bool(kept.all()):
+            return x, None
+        return x, torch.cat([torch.ones_like(kept[:, :1]), kept], dim=1)
+
+
+build = Temporal
