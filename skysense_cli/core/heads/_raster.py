@@ -1,0 +1,56 @@
+"""What all heads share that label pixels: resizing, loss, and the convolution block."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skysense_cli.core.batch import IGNORE, Target
+from skysense_cli.core.collective import mean_over_ranks
+from skysense_cli.core.heads import Head
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, C, h, w) -> (N, C, *size), bilinear between the centres of the positions."""
+    return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+class RasterHead(Head):
+    """A head whose raw scores (B, K, h, w) are a map of classes, coarser or finer than the labels."""
+
+    output = "raster"
+
+    def loss(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
+        """Mean cross entropy at the labels' own size; pixels with label 255 take no part."""
+        if target.raster is None:
+            raise ValueError("a raster head needs target.raster")
+        scores = self.predict(raw, (target.raster.shape[-2], target.raster.shape[-1]))
+        per_pixel = F.cross_entropy(scores, target.raster, ignore_index=IGNORE, reduction="none")
+        return {"cross_entropy": mean_over_ranks(per_pixel.flatten(), (target.raster != IGNORE).flatten())}
+
+    def predict(self, raw: Tensor, size: tuple[int, int]) -> Tensor:
+        return resized(raw.float(), size)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that uses its running statistics where a batch has a single value per channel.
+
+    One sample pooled to one position has no variance of its own; torch refuses such a batch in training.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+        return super().forward(x)
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias that keeps the size, batch norm, ReLU."""
+
+    def __init__(self, channels: int, width: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+        self.bn = BatchNorm(width)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.bn(self.conv(x)))
