@@ -1,0 +1,104 @@
+"""Pictures of maps that a person looks at: a reduced map with its legend, as PNG."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
+
+from skysense_cli.engine.score_map import Color
+from skysense_cli.files import whole_file
+
+LARGEST_PX = 1024
+LONGEST_LEGEND = 24
+EMPTY = (255, 255, 255)  # colour of pixels without data
+
+
+@dataclass
+class Reduced:
+    """Every `step`-th pixel of a map that arrives in rows, so that the picture has at most LARGEST_PX along a side."""
+
+    shape: tuple[int, int]
+    rows: list[np.ndarray] = field(default_factory=list)
+    _next: int = 0
+
+    @property
+    def step(self) -> int:
+        """Map pixels per picture pixel."""
+        return max(-(-max(self.shape) // LARGEST_PX), 1)
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take the next rows (n, W) of the map."""
+        first = -self._next % self.step
+        self.rows.append(rows[first :: self.step, :: self.step].copy())
+        self._next += len(rows)
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The rows taken so far, reduced, (h, w)."""
+        return np.concatenate(self.rows)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a legend. share: of the map's pixels with data."""
+
+    label: str
+    color: Color
+    share: float
+
+
+def paint(numbers: np.ndarray, colors: dict[int, Color]) -> np.ndarray:
+    """(h, w, 3) uint8: each number in its colour, others white."""
+    picture = np.full((*numbers.shape, 3), EMPTY, np.uint8)
+    for number in np.unique(numbers):
+        if int(number) in colors:
+            picture[numbers == number] = colors[int(number)]
+    return picture
+
+
+def save_classes(path: Path, picture: np.ndarray, legend: Sequence[Entry], title: str) -> None:
+    """A coloured map (h, w, 3) uint8 with its legend; of a long legend the commonest entries."""
+    figure, axes = _figure(picture.shape[:2])
+    axes.imshow(picture, interpolation="nearest")
+    shown = sorted(legend, key=lambda entry: -entry.share)[:LONGEST_LEGEND] if len(legend) > LONGEST_LEGEND else list(legend)
+    marks = [Patch(facecolor=[part / 255 for part in entry.color], edgecolor="0.4", linewidth=0.5) for entry in shown]
+    labels = [f"{entry.label}  {entry.share:.1%}" for entry in shown]
+    if len(legend) > len(shown):
+        marks.append(Patch(facecolor="none"))
+        labels.append(f"and {len(legend) - len(shown)} more")
+    axes.legend(marks, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, borderaxespad=0)
+    _save(path, figure, axes, title)
+
+
+def save_values(path: Path, values: np.ndarray, title: str, label: str) -> None:
+    """A map of values (h, w) between 0 and 1, NaN white, with a colour bar."""
+    figure, axes = _figure(values.shape)
+    image: AxesImage = axes.imshow(values, cmap=_scale(), norm=Normalize(0, 1), interpolation="nearest")
+    figure.colorbar(image, ax=axes, label=label, fraction=0.046, pad=0.02)
+    _save(path, figure, axes, title)
+
+
+def _scale() -> ListedColormap:
+    """Dark blue over green to yellow, white where there is no value."""
+    return ListedColormap(colormaps["viridis"](np.linspace(0, 1, 256))).with_extremes(bad="white")
+
+
+def _figure(shape: tuple[int, int]):  # type: ignore[no-untyped-def]
+    figure = Figure(figsize=(8.5, max(min(6.5 * shape[0] / max(shape[1], 1), 12), 2)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _save(path: Path, figure: Figure, axes, title: str) -> None:  # type: ignore[no-untyped-def]
+    axes.set_title(title, fontsize=9, loc="left")
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})  # no version: equal maps are equal files

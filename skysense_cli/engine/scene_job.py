@@ -1,0 +1,135 @@
+"""A recipe's scene beside a bundle: opened, checked against what the model saw, cut into tiles, with its plan."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from skysense_cli import __version__, sensors
+from skysense_cli.core.batch import Batch
+from skysense_cli.data.dataset import Input, batch_of
+from skysense_cli.data.sample import Sample
+from skysense_cli.data.scenes import SceneOptions, SceneStack, open_scene
+from skysense_cli.engine.assemble import LoadedBundle
+from skysense_cli.engine.bundle import WEIGHTS
+from skysense_cli.engine.predict import Plan, make_plan, size_in_units
+from skysense_cli.errors import GridError, RecipeError
+from skysense_cli.recipe.schema import MapPrototypesRecipe, PredictRecipe
+
+SHARP = Fraction(1, 10**6)  # metres; sizes are compared as multiples of it
+
+
+@dataclass(frozen=True)
+class SceneJob:
+    """Everything that predicting a scene needs. grid: of the map      gsd_m: its pixels in the bundle's metres"""
+
+    bundle: LoadedBundle
+    scene: SceneStack
+    plan: Plan
+    grid: GeoBox
+    gsd_m: float
+
+    def to_batch(self, samples: Sequence[Sample]) -> Batch:
+        """Tiles as the model sees them."""
+        return batch_of(samples, self.inputs, self.bundle.spec.regions)
+
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """What the model sees of the modalities that the scene has."""
+        return {name: channel.input for name, channel in self.scene.channels.items()}
+
+    def tags(self, recipe_digest: str) -> dict[str, str]:
+        """What the map's files say about where they come from."""
+        return {
+            "SKYSENSE_VERSION": __version__,
+            "SKYSENSE_BUNDLE_SHA256": self.bundle.manifest[WEIGHTS]["sha256"],
+            "SKYSENSE_RECIPE_SHA256": recipe_digest,
+            **self.scene.tags,
+        }
+
+    def facts(self, bands: int, pixel_bytes: int) -> list[tuple[str, str]]:
+        """(what, value) lines of the plan. bands, pixel_bytes: of the map"""
+        scene, plan = self.scene, self.plan
+        height, width = plan.shape
+        lines = [("map", f"{height} x {width} px of {self.gsd_m:g} m, {self.grid.crs or 'not georeferenced'}")]
+        cells = [round(side * scene.unit_m / self.bundle.spec.model.cell_m) for side in (plan.rows.size, plan.columns.size)]
+        for name, channel in scene.channels.items():
+            sides = plan.rows.size * channel.unit_px, plan.columns.size * channel.unit_px
+            shape = f"{len(channel.items)} dates x {len(channel.input.bands)} bands x {sides[0]} x {sides[1]} px"
+            lines.append((f"tile, {name}", f"{shape} -> {cells[0]} x {cells[1]} cells"))
+        lines.append(("tiles", f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"))
+        lines.append(("memory for pixels", f"about {self._strip_bytes(bands) / 2**20:,.0f} MiB"))
+        lines.append(("disk", f"at most {height * width * bands * pixel_bytes * 2.7 / 2**20:,.1f} MiB, half of it until the end only"))
+        return lines
+
+    def _strip_bytes(self, bands: int) -> float:
+        """A strip of all dates twice (as read and stacked), one step of tiles, two strips of scores."""
+        total = 2 * 4 * bands * self.plan.tile_px[0] * self.grid.shape[1]
+        for channel in self.scene.channels.values():
+            itemsize = np.dtype(sensors.get(channel.input.sensor).dtype).itemsize
+            rows, dates = self.plan.rows.size * channel.unit_px, len(channel.items)
+            total += 2 * dates * rows * channel.grid.shape[1] * (len(channel.input.bands) * itemsize + 1)
+            total += 2 * 4 * self.plan.batch * dates * rows * self.plan.columns.size * channel.unit_px * len(channel.input.bands)
+        return total
+
+
+def open_job(recipe: PredictRecipe | MapPrototypesRecipe, bundle: LoadedBundle, gsd_m: float | None) -> SceneJob:
+    """The recipe's scene, ready for the bundle's model. gsd_m: of the map; None: the reference's own.
+
+    Raises RecipeError when the scene has a modality the model lacks, GridError when sizes do not fit.
+    """
+    inputs, anchor = bundle.inputs, bundle.spec.model.anchor
+    unknown = sorted(set(recipe.scene) - set(inputs))
+    if unknown:
+        raise RecipeError(f"{recipe.recipe}: scene has {unknown[0]!r}, but {recipe.bundle} was trained on {', '.join(inputs)}")
+    reference = anchor if anchor in recipe.scene else min(recipe.scene, key=lambda name: inputs[name].gsd_m)
+    unit_m = _unit_m({name: bundle.model.encoders[name].stride * inputs[name].gsd_m for name in recipe.scene})
+    options = SceneOptions(recipe.scene_gsd, _period(recipe), _dates(recipe, bundle.spec.dates))
+    scene = open_scene(recipe.scene, inputs, reference, unit_m, options)
+    gsd_m = gsd_m or inputs[reference].gsd_m
+    grid = _map_grid(scene, inputs[reference].gsd_m, gsd_m)
+    size = size_in_units(recipe.tiles.size_m, unit_m)
+    plan = make_plan(
+        scene.units, size=size, overlap=recipe.tiles.overlap, batch=recipe.tiles.batch, unit_px=_whole(unit_m, gsd_m), shape=grid.shape
+    )
+    return SceneJob(bundle, scene, plan, grid, gsd_m)
+
+
+def _unit_m(strides_m: Mapping[str, float]) -> float:
+    """The smallest length that holds every encoder's stride a whole number of times."""
+    counts = [round(Fraction(stride) / SHARP) for stride in strides_m.values()]
+    return float(math.lcm(*counts) * SHARP)
+
+
+def _whole(unit_m: float, gsd_m: float) -> int:
+    """Map pixels along a unit. Raises GridError unless they fill it."""
+    pixels = max(round(unit_m / gsd_m), 1)
+    if abs(unit_m / gsd_m - pixels) > 1e-6:
+        raise GridError(f"write.gsd {gsd_m:g} m does not fill the {unit_m:g} m steps of this bundle (nearest: {unit_m / pixels:g} m)")
+    return pixels
+
+
+def _map_grid(scene: SceneStack, scene_gsd_m: float, gsd_m: float) -> GeoBox:
+    """The scene's grid in pixels of `gsd_m`; a last one that holds only a part of the scene is kept."""
+    ratio = gsd_m / scene_gsd_m
+    if abs(ratio - 1) < 1e-9:
+        return scene.grid
+    height, width = (max(math.ceil(side / ratio - 1e-6), 1) for side in scene.grid.shape)
+    return GeoBox((height, width), scene.grid.affine * Affine.scale(ratio), scene.grid.crs)
+
+
+def _period(recipe: Any) -> tuple[np.datetime64, np.datetime64] | None:
+    return None if recipe.period is None else (np.datetime64(recipe.period.start), np.datetime64(recipe.period.end))
+
+
+def _dates(recipe: Any, trained: Mapping[str, int]) -> dict[str, int]:
+    """At most so many dates: what the recipe says, else what the model was trained with."""
+    unknown = sorted(set(recipe.dates or {}) - set(recipe.scene))
+    if unknown:
+        raise RecipeError(f"{recipe.recipe}: dates names {unknown[0]!r}, but scene has {', '.join(recipe.scene)}")
+    return {**trained, **(recipe.dates or {})}
