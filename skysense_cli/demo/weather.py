@@ -54,7 +54,7 @@ def make_weather(sky: Sky, shape: tuple[int, int], sun_azimuth_deg: float, sun_e
     away = np.array([np.cos(azimuth), -np.sin(azimuth)]) * length_px  # rows, columns; the sun's side is minus this
     middle = (slice(REACH_PX, -REACH_PX),) * 2
     shade = ndimage.shift(alpha, away, order=1)
-    assumed = ndimage.shift(alpha, away * rng.uniform(0.8, 1.2), order=1)
+    assumed = ndimage.shift(alpha, away * rng.uniform(0.75, 1.25), order=1)
     return Weather(alpha[middle], (0.92 * shade)[middle], assumed[middle])
 
 
@@ -64,7 +64,7 @@ def _alpha(sky: Sky, shape: tuple[int, int], rng: np.random.Generator) -> np.nda
         return np.zeros(shape, dtype=np.float32)
     if sky.kind == "overcast":  # one even layer: nothing of the ground, nothing to match
         return np.full(shape, 0.985, dtype=np.float32)
-    scale, softness, top = {"cumulus": (38, 0.30, 5.0), "broken": (170, 0.28, 6.0), "thin": (200, 0.8, 0.55)}[sky.kind]
+    scale, softness, top = {"cumulus": (38, 0.30, 5.0), "broken": (240, 0.28, 6.0), "thin": (200, 0.8, 0.55)}[sky.kind]
     noise = fractal(shape, scale, rng, 2.3)
     middle = noise[REACH_PX:-REACH_PX, REACH_PX:-REACH_PX]
     depth = np.clip((noise - np.quantile(middle, 1 - sky.cover)) / softness, 0, 1)
@@ -102,7 +102,7 @@ def classify(weather: Weather, sky: Sky, bright: np.ndarray, ndvi: np.ndarray, w
     shadow = (weather.assumed_shade + doubt > 0.42) & (water < 0.5)
     codes[shadow | ((water > 0.8) & (doubt > 0.22))] = SCL_SHADOW
     sure = weather.alpha + doubt > 0.62
-    overdone = ndimage.distance_transform_edt(~sure) <= 1.5 + 6 * doubt
+    overdone = ndimage.distance_transform_edt(~sure) <= 2.6 + 8 * doubt
     codes[overdone | (weather.alpha + doubt > 0.42)] = SCL_MEDIUM
     codes[sure] = SCL_HIGH
     codes[(weather.alpha > 0.16) & (weather.alpha < 0.5) & (doubt > 0.08) & ~overdone] = SCL_CIRRUS
