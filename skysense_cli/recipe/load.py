@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.mistakes import describe, nearest
 from skysense_cli.recipe.schema import RECIPES, Input, ModelSection
-from skysense_cli.recipe.text import Path_, Place, Text, parse, read, show
+from skysense_cli.recipe.text import Path_, Place, Text, parse, read, show, simple
 
 SHIPPED = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")  # in a wheel, in a checkout
 
@@ -57,7 +57,7 @@ def load_model(path: str | Path) -> ModelSection:
 
 def bind_recipe(tree: dict[str, Any], shown: str = "recipe") -> Any:
     """The checked recipe of plain data in memory, e.g. from a test. Raises RecipeError."""
-    text = parse(json.dumps(tree, default=str), shown, Place(shown))
+    text = Text(simple(tree), values={(): Place(shown)})
     return _check(text, _model_for(text, Path(shown), None), Path(shown))
 
 
@@ -94,7 +94,7 @@ def _model_for(text: Text, file: Path, kind: str | None) -> type[BaseModel]:
     known = ", ".join(RECIPES)
     if found is None:
         raise RecipeError(f"{file}:1:1: recipe: is missing; say which command the file is for (known: {known})")
-    where = text.values[("recipe",)]
+    where = text.values.get(("recipe",), file)
     if not isinstance(found, str) or found not in RECIPES:
         hint = nearest(str(found), RECIPES)
         raise RecipeError(f"{where}: recipe: unknown {found!r}{f'; did you mean {hint!r}?' if hint else ''} (known: {known})")

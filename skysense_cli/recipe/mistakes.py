@@ -37,8 +37,15 @@ def describe(error: ValidationError, text: Text, model: type[BaseModel], file: s
         if skipped:
             deeper |= {path[:length] for length in range(len(path))}
     merged = {path: details for path, details in merged.items() if path not in deeper or details[0]["type"] in LOCATED}
+    misspelt = {
+        (*path[:-1], nearest(str(path[-1]), _known_keys(schema, path[:-1], text.tree)))
+        for path, details in merged.items()
+        if details[0]["type"] == "extra_forbidden"
+    }
     lines = []
     for path, details in merged.items():
+        if path in misspelt and details[0]["type"] == "missing":
+            continue  # said by the suggestion already
         place = _place(path, details[0], text, file)
         lines.append((place, f"{place}: {show(path) or 'recipe'}: {_message(path, details, schema, text.tree)}"))
     return [line for _, line in sorted(lines, key=lambda pair: (pair[0].file != file, pair[0].file, pair[0].line, pair[0].column))]
@@ -76,15 +83,12 @@ def _path_in(tree: Any, detail: Any) -> tuple[Path_, bool]:
 
 
 def _place(path: Path_, detail: dict[str, Any], text: Text, file: str) -> Place:
+    top = text.values.get((), Place(file, 1, 1))
     if detail["type"] == "extra_forbidden":
-        return text.keys.get(path, Place(file, 1, 1))
+        return text.keys.get(path, top)
     if detail["type"] == "missing":  # the key of the section that lacks it
-        path = path[:-1]
-        return text.keys.get(path) or text.values.get(path, Place(file, 1, 1))
-    for length in range(len(path), -1, -1):
-        if path[:length] in text.values:
-            return text.values[path[:length]]
-    return Place(file, 1, 1)
+        return text.keys.get(path[:-1]) or text.values.get(path[:-1], top)
+    return next((text.values[path[:length]] for length in range(len(path), 0, -1) if path[:length] in text.values), top)
 
 
 def _message(path: Path_, details: list[dict[str, Any]], schema: dict[str, Any], tree: Any) -> str:

@@ -1,17 +1,14 @@
 """A checked recipe as text again: complete, with every default, so that it can be read and run later."""
 
-import datetime
 import hashlib
 import io
 import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from skysense_cli.recipe.text import Path_, parse, show
+from skysense_cli.recipe.text import Path_, parse, show, simple
 
 
 def to_yaml(recipe: BaseModel) -> str:
@@ -28,7 +25,7 @@ def to_yaml(recipe: BaseModel) -> str:
 
 def plain(recipe: BaseModel) -> dict[str, Any]:
     """`recipe` as dicts, lists and scalars in the order of the schema."""
-    return _simple(recipe.model_dump())
+    return simple(recipe.model_dump())
 
 
 def digest(recipe: BaseModel) -> str:
@@ -49,17 +46,6 @@ def differences(text: str, recipe: BaseModel) -> list[str]:
 def _same(old: dict[Path_, Any], new: dict[Path_, Any], key: Path_) -> bool:
     a, b = old.get(key, _Absent), new.get(key, _Absent)
     return a == b or (a != a and b != b)  # NaN, e.g. as nodata, equals itself here
-
-
-def _simple(value: Any) -> Any:
-    """`value` in JSON's types; unlike pydantic's JSON mode NaN stays NaN."""
-    if isinstance(value, Mapping):
-        return {str(key): _simple(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_simple(inner) for inner in value]
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return str(value) if isinstance(value, Path) else value
 
 
 class _Absent:

@@ -3,7 +3,8 @@
 Aliases, tags, directives and second documents are refused, size and depth bounded, duplicate keys reported.
 """
 
-from collections.abc import Iterator
+import datetime
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,14 @@ def show(path: Path_) -> str:
     for key in path:
         text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else key
     return text
+
+
+def simple(value: Any) -> Any:
+    """`value` in JSON's types; unlike pydantic's JSON mode NaN stays NaN."""
+    if isinstance(value, Mapping):
+        return {str(key): simple(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [simple(inner) for inner in value]
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
