@@ -24,7 +24,7 @@ from skysense_cli.demo.spectra import CLASSES, COLORS
 from skysense_cli.demo.year import AREA_M, BASELINE, CRS, LEFT, SIDE_M, TOP
 from skysense_cli.files import write_text
 from skysense_cli.geo.grid import lonlat, make_grid
-from skysense_cli.geo.raster import write_geotiff
+from skysense_cli.geo.cog import write_geotiff
 
 TILE = "32UNA"
 NOTE = "SIMULATED by skysense demo; no satellite took this image"
@@ -123,7 +123,9 @@ def land_cover(world: World) -> np.ndarray:
     return np.argmax([(cells == number).sum(axis=2) for number in range(len(CLASSES))], axis=0).astype(np.uint8)
 
 
-def write_truth(home: Path, classes: np.ndarray, clear: np.ndarray, optical: list[tuple[Entry, OpticalDate]], radar: Iterable[Entry]) -> None:
+def write_truth(
+    home: Path, classes: np.ndarray, clear: np.ndarray, optical: list[tuple[Entry, OpticalDate]], radar: Iterable[Entry]
+) -> None:
     """Land cover, the true clear pixels of every date (one band a date, on the grid of its image), shifts and the area."""
     truth = home / "truth"
     names = dict(enumerate(CLASSES))
@@ -168,7 +170,9 @@ def write_catalog(home: Path, entries: Iterable[Entry]) -> None:
 
 def _write(path: Path, pixels: np.ndarray, gsd: float, *, nodata: float, band: str, time: str, average: bool) -> None:
     tags = {"SIMULATED": NOTE, "ACQUISITION": time}
-    write_geotiff(path, pixels[None], scene_grid(gsd), nodata=nodata, band_names=(band,), tags=tags, overviews="average" if average else "nearest")
+    write_geotiff(
+        path, pixels[None], scene_grid(gsd), nodata=nodata, band_names=(band,), tags=tags, overviews="average" if average else "nearest"
+    )
 
 
 def _asset(href: str, title: str, gsd: float, measured: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +185,13 @@ def _asset(href: str, title: str, gsd: float, measured: dict[str, Any]) -> dict[
 
 def _write_item(home: Path, collection: str, name: str, time: str, properties: dict[str, Any], assets: dict[str, Any],
                 extensions: list[str]) -> Entry:  # fmt: skip
-    common = {"datetime": f"{time}Z", "title": f"{name} (SIMULATED)", "description": NOTE, "skysense:simulated": True, "proj:epsg": int(CRS[5:])}
+    common = {
+        "datetime": f"{time}Z",
+        "title": f"{name} (SIMULATED)",
+        "description": NOTE,
+        "skysense:simulated": True,
+        "proj:epsg": int(CRS[5:]),
+    }
     item = {
         "type": "Feature", "stac_version": "1.0.0", "stac_extensions": extensions, "id": name, "collection": collection,
         "bbox": _box(), "geometry": _outline(_scene_bounds()), "properties": common | properties,
@@ -193,7 +203,10 @@ def _write_item(home: Path, collection: str, name: str, time: str, properties: d
 
 def _links(up: str) -> list[dict[str, str]]:
     parent = "../collection.json" if up == "../.." else "../catalog.json"
-    return [{"rel": "root", "href": f"{up}/catalog.json", "type": "application/json"}, {"rel": "parent", "href": parent, "type": "application/json"}]
+    return [
+        {"rel": "root", "href": f"{up}/catalog.json", "type": "application/json"},
+        {"rel": "parent", "href": parent, "type": "application/json"},
+    ]
 
 
 def _scene_bounds() -> tuple[float, float, float, float]:

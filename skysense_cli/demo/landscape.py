@@ -162,7 +162,9 @@ def _draw_forest(surface: np.ndarray, parcel: np.ndarray, hills: np.ndarray, urb
     surface[forest & near(rides, 1.2)] = _id("track")
 
 
-def _draw_town(surface: np.ndarray, height: np.ndarray, urban: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_town(
+    surface: np.ndarray, height: np.ndarray, urban: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Streets, lots with houses and gardens, halls in the works; returns the side of each roof (-1, 0, 1)."""
     n = len(surface)
     bend_x, bend_y = 7 * fractal((n, n), 260, rng, 2.8), 7 * fractal((n, n), 260, rng, 2.8)
@@ -180,14 +182,18 @@ def _draw_town(surface: np.ndarray, height: np.ndarray, urban: np.ndarray, x: np
         half_u, half_v = size[0] * (0.75 + 0.35 * draw[0]), size[1] * (0.7 + 0.4 * draw[1])
         centred = np.abs(du + 0.14 * (draw[2] - 0.5)) < half_u
         house = inside & centred & (np.abs(dv) < half_v) & (draw[3] < keep * np.clip(0.55 + urban, 0.4, 1))
-        street = inside & ((np.mod(column, lots) == 0) & (np.abs(du + 0.5) * lot_u < 2.6) | (np.mod(row, 2) == 0) & (np.abs(dv + 0.5) * lot_v < 2.2))
+        street = inside & (
+            (np.mod(column, lots) == 0) & (np.abs(du + 0.5) * lot_u < 2.6) | (np.mod(row, 2) == 0) & (np.abs(dv + 0.5) * lot_v < 2.2)
+        )
         paved = np.where(works, draw[2] < 0.75, urban > 0.75)
         ground = np.where(paved, np.where(works & (draw[5] < 0.3), _id("concrete"), _id("asphalt")), _id("garden"))
         surface[inside] = ground[inside]
         trees = inside & ~works & (fractal((n, n), 5, rng, 1.5) > 1.25)
         surface[trees], height[inside] = _id("broadleaf"), 0
         height[trees] = 7
-        cover = np.where(works, np.where(draw[4] < 0.62, _id("painted metal"), _id("slate")), np.where(draw[4] < 0.68, _id("clay tiles"), _id("slate")))
+        cover = np.where(
+            works, np.where(draw[4] < 0.62, _id("painted metal"), _id("slate")), np.where(draw[4] < 0.68, _id("clay tiles"), _id("slate"))
+        )
         surface[house], height[house] = cover[house], floor
         surface[street & ~house], height[street & ~house] = _id("asphalt"), 0
         roof[house] = np.sign(np.where(draw[5] < 0.5, du, dv))[house]

@@ -8,7 +8,7 @@ from skysense_cli.demo.weather import Sky
 CRS = "EPSG:32632"
 SIDE_M = 4000  # of every scene
 AREA_M = 3840  # of the area that is cut into samples, in the middle of the scene
-LEFT, TOP = 521600.0 - 80, 5543040.0 + 80  # corner of the scene; the area's corner is a multiple of 640 m
+LEFT, TOP = 522240.0 - 80, 5544960.0 + 80  # corner of the scene; the corner of the area is a multiple of 6 x 640 m
 LATITUDE_DEG = 50.0
 SEED = 11
 PHOTO_DATE = "2021-05-16"
@@ -44,7 +44,10 @@ def sun(time: str) -> tuple[float, float]:
     declination = np.radians(-23.44) * np.cos(2 * np.pi * (day + 10) / 365.25)
     hour, latitude = np.radians(-15.0), np.radians(LATITUDE_DEG)
     height = np.arcsin(np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour))
-    east, north = -np.cos(declination) * np.sin(hour), np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour)
+    east, north = (
+        -np.cos(declination) * np.sin(hour),
+        np.cos(latitude) * np.sin(declination) - np.sin(latitude) * np.cos(declination) * np.cos(hour),
+    )
     return float(np.degrees(np.arctan2(east, north)) % 360), float(np.degrees(height))
 
 
