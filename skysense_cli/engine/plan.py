@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skysense_cli import console
 from skysense_cli.core.batch import Batch, Views
-from skysense_cli.core.encoders import Encoder
+from skysense_cli.core.model import SkySense
 from skysense_cli.engine.assemble import Assembly, check_cells, strides
 from skysense_cli.recipe.schema import TrainSection
 
@@ -53,11 +53,11 @@ def _data(assembly: Assembly, plan: TrainSection) -> Table:
 
 def _shapes(assembly: Assembly) -> Table:
     """One line per modality: from its pixels to the shared cells."""
-    spec, model = assembly.spec, assembly.objective.export()["model"]
-    cells = check_cells(spec.size_m, spec.inputs, strides(model), spec.model.cell_m)  # type: ignore[arg-type]
+    spec, model = assembly.spec, cast(SkySense, assembly.objective.export()["model"])
+    cells = check_cells(spec.size_m, spec.inputs, strides(model), spec.model.cell_m)
     rows = []
     for name, facts in spec.inputs.items():
-        encoder, lift = cast(Encoder, model.encoders[name]), model.lifts[name]  # type: ignore[index]
+        encoder, lift = model.parts(name)
         sides = [round(side / facts.gsd_m) for side in spec.size_m]
         having = sum(name in row.modalities for row in assembly.data.rows)
         pyramid = " ".join(
@@ -69,7 +69,7 @@ def _shapes(assembly: Assembly) -> Table:
             f"x{lift.scale}", f"{lift.width}x{cells[0]}x{cells[1]}",
         ))  # fmt: skip
     features = model.spec
-    rows.append(("fused", "", len(assembly.data.rows), "", "", "", f"{features.fused_mm}x{cells[0]}x{cells[1]}"))  # type: ignore[union-attr]
+    rows.append(("fused", "", len(assembly.data.rows), "", "", "", f"{features.fused}x{cells[0]}x{cells[1]}"))
     return Table(
         f"shapes (cells of {spec.model.cell_m:g} m; dates x bands x rows x columns)",
         ("input", "sensor", "samples", "read", "pyramid", "lift", "cells"), rows,
