@@ -89,8 +89,8 @@ class WindowAttention(nn.Module):
         """(N, R, C, L, heads, D) each, bias (heads, L, L) -> (N, R, C, L, heads * D)."""
         if not q.numel():
             return v.flatten(4)
-        folded = [x.flatten(0, 2).transpose(1, 2) for x in (q, k, v)]  # (N * R * C, heads, L, D)
-        out = attend(*folded, bias[None], scale=1.0)
+        query, key, value = (x.flatten(0, 2).transpose(1, 2) for x in (q, k, v))  # (N * R * C, heads, L, D)
+        out = attend(query, key, value, bias[None], scale=1.0)
         return out.transpose(1, 2).flatten(2).unflatten(0, q.shape[:3])
 
 
