@@ -7,6 +7,8 @@ To add one, write `data/sources/<kind>.py`:
     build = MySource
 """
 
+import datetime
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,3 +64,33 @@ class Source:
         Raises SourceError naming url or path when the source cannot be read, or an item lacks a wanted band.
         """
         raise NotImplementedError
+
+
+_TIME = re.compile(r"(\d{4})[-:/]?(\d{2})[-:/]?(\d{2})(?:[T _-]?(\d{2})[:-]?(\d{2})(?:[:-]?(\d{2})(?:\.\d+)?)?)?(?:Z|[+-]00:?00)?")
+
+
+def parse_time(text: str) -> np.datetime64 | None:
+    """UTC seconds of `20210401`, `2021-04-01T10:50:31Z`, `2021:04:01 10:50:31` ...; None for anything else."""
+    found = _TIME.fullmatch(text.strip())
+    if found is None:
+        return None
+    numbers = [int(part) for part in found.groups(default="0")]
+    try:
+        return np.datetime64(datetime.datetime(*numbers)).astype("datetime64[s]")  # type: ignore[arg-type]
+    except ValueError:  # month 13 and the like
+        return None
+
+
+def within(time: np.datetime64, period: tuple[np.datetime64, np.datetime64] | None) -> bool:
+    """Whether `time` lies on a day of the period, both ends inclusive; an unknown time always does."""
+    if period is None or np.isnat(time):
+        return True
+    first, last = (end.astype("datetime64[D]") for end in period)
+    return bool(first <= time.astype("datetime64[D]") <= last)
+
+
+def meets(a: Bounds, b: Bounds) -> bool:
+    """Whether two WGS 84 bounds share ground; each may cross the antimeridian (left > right)."""
+    spans = [[(left, right)] if left <= right else [(left, 180.0), (-180.0, right)] for left, _, right, _ in (a, b)]
+    across = any(first[0] < second[1] and second[0] < first[1] for first in spans[0] for second in spans[1])
+    return across and a[1] < b[3] and b[1] < a[3]

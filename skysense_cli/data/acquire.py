@@ -1,0 +1,232 @@
+"""One date on one grid, in stored units. The one way pixels come in, for building samples and for prediction."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from odc.geo.crs import CRS
+from odc.geo.geobox import GeoBox
+from scipy import ndimage
+
+from skysense_cli import console
+from skysense_cli.data import radiometry
+from skysense_cli.data.clouds import CloudMask
+from skysense_cli.data.sources import Asset, Item
+from skysense_cli.errors import DataError
+from skysense_cli.geo import raster
+from skysense_cli.geo.raster import RasterInfo
+from skysense_cli.geo.resample import aligned
+from skysense_cli.sensors import Sensor
+
+METRES_PER_DEGREE = 111_320.0
+COARSEN_FROM = 1.5  # pixels so many times smaller than the grid's are averaged, not sampled
+REFINE_FROM = 0.75  # pixels larger than the grid's by the inverse are interpolated linearly
+LOOKED_AT = 250_000  # numbers per band that are checked against the sensor's
+
+
+@dataclass(frozen=True, eq=False)
+class Acquisition:
+    """One date on a grid.
+
+    pixels: (C, H, W) in the sensor's dtype and units, its nodata value where there is no data
+    valid: (H, W) bool, data, not saturated, and clear by the cloud mask
+    data: (H, W) bool, data whether clear or not
+    meta: the item's facts, and what was done to the numbers
+    """
+
+    pixels: np.ndarray
+    valid: np.ndarray
+    data: np.ndarray
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """Numbers as read (C, H, W), where each is data, and the facts of the files."""
+
+    numbers: np.ndarray
+    flags: np.ndarray
+    infos: tuple[RasterInfo, ...]
+
+
+def narrowed(sensor: Sensor, bands: Sequence[str]) -> Sensor:
+    """The sensor with the named bands only, in that order. Raises DataError for a band it lacks."""
+    mean, std = sensor.statistics(bands)
+    chosen = tuple(sensor.bands[sensor.band_names.index(name)] for name in bands)
+    return dataclasses.replace(sensor, bands=chosen, mean=mean, std=std)
+
+
+def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], cloud_mask: CloudMask,
+            shift_m: tuple[float, float] = (0.0, 0.0), judge: bool = True) -> Acquisition:  # fmt: skip
+    """The bands of `item` on `grid`, moved by `shift_m` (metres east and north), with everything that decides `valid`.
+
+    The move and the change of resolution are one interpolation; cloud classes and holes move nearest,
+    and `valid` then loses a pixel at its edges. Radar is averaged and moved as linear power, dB comes last.
+    Raises DataError when the numbers cannot be what the item says, GridError or SourceError for a file.
+    """
+    missing = [band for band in (*bands, *cloud_mask.extra_bands) if band not in item.assets]
+    if missing:
+        raise DataError(f"{item.id}: has no band {missing[0]} (found: {', '.join(item.assets)})")
+    moved = any(shift_m)
+    stored = (_radar if sensor.kind == "sar" else _counts)(item, sensor, grid, bands, shift_m)
+    extra = {name: _extra(item.assets[name], grid, shift_m) for name in cloud_mask.extra_bands}
+    valid = stored.good & cloud_mask.valid(stored.pixels, extra, _pixel_m(grid))
+    if moved:
+        valid = ndimage.binary_erosion(valid, np.ones((3, 3), bool), border_value=1)
+    return Acquisition(stored.pixels, valid, stored.data, {**item.meta, **stored.facts})
+
+
+def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float]) -> radiometry.Stored:
+    """Reflectance counts or display counts."""
+    assets = [item.assets[band] for band in bands]
+    raw = _read(assets, grid, shift_m, lambda info, asset: _nodata_of_counts(info, asset, sensor))
+    _check_stretch(sensor, raw.infos, assets)
+    data = np.asarray(raw.flags.any(axis=0))
+    offset = np.array([asset.offset for asset in assets], np.float32)
+    scale = np.array([asset.scale for asset in assets], np.float32)
+    offset, contradicted = radiometry.settle_offset(raw.numbers, data, offset, bands)
+    if contradicted:
+        baseline = item.meta.get("baseline", "?")
+        console.warn(f"{item.id}: its numbers are too low to carry the offset of baseline {baseline}; nothing is removed")
+    numbers, few = _thinned(raw.numbers, data)
+    radiometry.check_numbers(sensor, (numbers + offset[:, None, None]) * scale[:, None, None], few, _name(item, assets), sensor.units)
+    stored = radiometry.store(sensor, raw.numbers, data, scale, offset)
+    if sensor.kind == "optical":
+        stored.facts["offset_applied"] = float(offset.min())
+        stored.facts.update({"offset_contradicted": True} if contradicted else {})
+    return stored
+
+
+def _radar(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float]) -> radiometry.Stored:
+    """Backscatter in dB, from dB or from linear power."""
+    wanted = sensor.units.split()[0]
+    given, _, form = item.units.partition(" ")
+    if form not in ("dB", "linear"):
+        raise DataError(
+            f"{item.id}: holds uncalibrated numbers ({item.units}); {sensor.name} needs {wanted} in dB or linear power, "
+            "so calibrate the product first"
+        )
+    if given != wanted:
+        raise DataError(
+            f"{item.id}: holds {item.units}, but {sensor.name} is {sensor.units}; one modality never mixes {given} and {wanted}. "
+            f"Use the sensor for {given}, or say `units: {wanted} {form}` on the source to take it as {wanted}."
+        )
+    assets = [item.assets[band] for band in bands]
+    raw = _read(assets, grid, shift_m, _nodata_of_radar if form == "linear" else _declared, power=form == "dB")
+    data = np.asarray(raw.flags.any(axis=0))
+    numbers, few = _thinned(raw.numbers, data)
+    radiometry.check_numbers(sensor, numbers, few, _name(item, assets), item.units)
+    if form == "dB":
+        return radiometry.floored(np.where(raw.flags, raw.numbers, np.nan), data)
+    stored = radiometry.store_db(np.where(raw.flags, raw.numbers, 0), data)
+    stored.facts["converted"] = "linear power to dB"
+    return stored
+
+
+def _read(assets: Sequence[Asset], grid: GeoBox, shift_m: tuple[float, float], nodata: Callable[[RasterInfo, Asset], float | None],
+          power: bool = False) -> _Raw:  # fmt: skip
+    """All bands, each file opened once.   power: the numbers are dB, what must be mixed is mixed as power."""
+    places: dict[tuple[str, float | None], list[int]] = {}
+    for position, asset in enumerate(assets):
+        places.setdefault((asset.path, asset.nodata), []).append(position)
+    pixels: list[np.ndarray] = [np.empty(0)] * len(assets)
+    flags: list[np.ndarray] = [np.empty(0)] * len(assets)
+    infos = []
+    for (path, _), positions in places.items():
+        with raster.open_raster(path) as dataset:
+            info = raster.describe(dataset)
+            exact = _same_pixels(info, grid, shift_m)
+            found, known = raster.read_on_grid(
+                dataset, grid, [assets[k].number for k in positions], resampling="nearest" if exact else _method(info, grid, power),
+                nodata=nodata(info, assets[positions[0]]), shift_m=shift_m, before=_to_power if power and not exact else None,
+            )  # fmt: skip
+        if power and not exact:
+            found = _to_db(found)
+        infos.append(info)
+        for place, position in enumerate(positions):
+            pixels[position], flags[position] = found[place], known[place]
+    return _Raw(np.stack(pixels), np.stack(flags), tuple(infos))
+
+
+def _extra(asset: Asset, grid: GeoBox, shift_m: tuple[float, float]) -> np.ndarray:
+    """(H, W) of an extra band, nearest; 0 outside its file."""
+    pixels, data = raster.read_on_grid(asset.path, grid, [asset.number], resampling="nearest", nodata=asset.nodata, shift_m=shift_m)
+    return np.where(data[0], pixels[0], pixels.dtype.type(0))
+
+
+# how a file is read
+
+
+def _same_pixels(info: RasterInfo, grid: GeoBox, shift_m: tuple[float, float]) -> bool:
+    """Whether the file's pixels are the grid's, so that nothing is interpolated."""
+    if any(shift_m) or bool(info.crs) != bool(grid.crs):
+        return False
+    steps = aligned(info.grid, grid)
+    return steps is not None and all(step.offset(length) is not None for step, length in zip(steps, grid.shape, strict=True))
+
+
+def _method(info: RasterInfo, grid: GeoBox, power: bool) -> Any:
+    """average onto coarser pixels, bilinear onto finer ones, else cubic, which blurs a moved scene least (power: it may ring below 0)."""
+    pixel = max(info.gsd) * (METRES_PER_DEGREE if info.crs and CRS(info.crs).geographic else 1.0)
+    ratio = _pixel_m(grid) / pixel
+    if ratio >= COARSEN_FROM:
+        return "average"
+    return "bilinear" if power or ratio <= REFINE_FROM or info.dtype.startswith("float") else "cubic"
+
+
+def _pixel_m(grid: GeoBox) -> float:
+    return float(abs(grid.affine.a))
+
+
+def _nodata_of_counts(info: RasterInfo, asset: Asset, sensor: Sensor) -> float | None:
+    """The recipe's value, else the file's, else zero in all bands; 255 declared for 8-bit imagery is bright ground, not a hole."""
+    if asset.nodata is not None:
+        return asset.nodata
+    if "alpha" in info.colors:
+        return float("nan")
+    declared = info.nodata[asset.number - 1]
+    return sensor.nodata if declared is None or (sensor.dtype == "uint8" and declared == 255) else declared
+
+
+def _nodata_of_radar(info: RasterInfo, asset: Asset) -> float | None:
+    """Power of exactly zero is no data, unless recipe or file say otherwise."""
+    declared = info.nodata[asset.number - 1]
+    return asset.nodata if asset.nodata is not None else 0.0 if declared is None or np.isnan(declared) else declared
+
+
+def _declared(info: RasterInfo, asset: Asset) -> float | None:
+    return asset.nodata
+
+
+def _to_power(decibels: np.ndarray) -> np.ndarray:
+    return np.power(10.0, decibels.astype(np.float32) / 10).astype(np.float32)
+
+
+def _to_db(power: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 10 * np.log10(power)
+
+
+# checks
+
+
+def _check_stretch(sensor: Sensor, infos: Sequence[RasterInfo], assets: Sequence[Asset]) -> None:
+    """8-bit imagery from wider numbers needs a stretch that somebody chose."""
+    wide = [info for info in infos if sensor.dtype == "uint8" and info.dtype != "uint8"]
+    if wide and all(asset.scale == 1 and asset.offset == 0 for asset in assets):
+        raise DataError(
+            f"{wide[0].path}: is {wide[0].dtype}, {sensor.name} stores {sensor.dtype}; give the stretch explicitly: "
+            "scale and offset with stored = (raw + offset) * scale, e.g. scale: 0.0623 for 12 bits"
+        )
+
+
+def _thinned(numbers: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every so many rows and columns: enough for a median."""
+    step = max(1, int(np.sqrt(data.size / LOOKED_AT)))
+    return numbers[:, ::step, ::step].astype(np.float32), data[::step, ::step]
+
+
+def _name(item: Item, assets: Sequence[Asset]) -> str:
+    return item.id if assets[0].path.endswith(item.id) else f"{assets[0].path} ({item.id})"

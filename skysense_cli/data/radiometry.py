@@ -1,0 +1,160 @@
+"""From raw numbers to stored units: nodata, baseline offset, clipping, decibels, and whether the numbers can be right.
+
+`valid` is decided on raw numbers: after an offset and a clip a dark pixel and a missing one look the same.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from skysense_cli.errors import DataError
+from skysense_cli.sensors import Sensor
+
+FLOOR_DB = -35.0  # below the noise of every Sentinel-1 mode
+SATURATED = 65535
+BASELINE_OFFSET = -1000.0  # added to digital numbers since processing baseline 04.00
+DARK_BANDS = ("B02", "B03", "B04")  # in these no scene has a negative median reflectance
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Pixels in stored units with facts for the record of the date.
+
+    pixels: (C, H, W) in the sensor's dtype; its nodata value where `data` is False
+    data: (H, W) bool, some band has a number          good: (H, W) bool, data and no band saturated
+    """
+
+    pixels: np.ndarray
+    data: np.ndarray
+    good: np.ndarray
+    facts: dict[str, Any]
+
+
+def baseline_offset(baseline: str | float | None) -> float:
+    """-1000 from processing baseline 04.00 on, else 0; never decided by the date, since old scenes are reprocessed.
+
+    Takes `04.00`, `4.0`, `N0400` or `0509`. Raises DataError for what is no baseline.
+    """
+    if baseline is None or baseline == "":
+        return 0.0
+    text = str(baseline).strip().upper().removeprefix("N")
+    number = text if "." in text else f"{text[:-2]}.{text[-2:]}" if len(text) == 4 else text
+    try:
+        return BASELINE_OFFSET if float(number) >= 4 else 0.0
+    except ValueError as error:
+        raise DataError(f"{baseline!r} is no processing baseline (expected e.g. 04.00)") from error
+
+
+def has_data(raw: np.ndarray, flags: np.ndarray, nodata: float | None) -> np.ndarray:
+    """(H, W) bool: some band has a number. A zero in one band is an ordinary dark pixel, zeros in all are nodata.
+
+    raw: (C, H, W)      flags: (H, W) or (C, H, W) bool, as the reader found them (mask, alpha, outside the file)
+    """
+    some = np.ones(raw.shape, dtype=bool) if nodata is None else ~np.isnan(raw) if np.isnan(nodata) else raw != nodata
+    return (some & flags).any(axis=0)
+
+
+def store(sensor: Sensor, raw: np.ndarray, data: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> Stored:
+    """Counts of an optical or RGB sensor: (raw + offset) * scale, clipped to what the sensor stores.
+
+    raw: (C, H, W)      data: (H, W) bool      scale, offset: (C,)
+    clipped_share is the share of numbers with data that the clip changed.
+    """
+    low, high = (1, 65534) if sensor.dtype == "uint16" else (0, 255)
+    saturated = (raw >= SATURATED - 0.5).any(axis=0) if sensor.dtype == "uint16" else np.zeros_like(data)
+    counts = (raw.astype(np.float32) + offset[:, None, None]) * scale[:, None, None]
+    counts = np.nan_to_num(np.rint(counts), nan=low, posinf=high, neginf=low)
+    clipped = ((counts < low) | (counts > high)) & data
+    pixels = np.clip(counts, low, high).astype(sensor.dtype)
+    if low == 0:  # black pixels with data are kept apart from nodata, which is zero in all bands
+        pixels[:, data & (pixels == 0).all(axis=0)] = 1
+    pixels[:, ~data] = sensor.nodata
+    share = float(clipped.sum()) / max(int(data.sum()) * len(raw), 1)
+    return Stored(pixels, data, data & ~saturated, {"clipped_share": round(share, 6)})
+
+
+def store_db(linear: np.ndarray, data: np.ndarray) -> Stored:
+    """Backscatter in dB of linear power (C, H, W), floored at -35 dB; NaN where there is no data.
+
+    A pixel has data where every band has a positive or zero power; zero goes to the floor.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        decibels = 10 * np.log10(np.maximum(linear, 0)).astype(np.float32)
+    return floored(decibels, data)
+
+
+def floored(decibels: np.ndarray, data: np.ndarray) -> Stored:
+    """dB (C, H, W) as stored: float32, not below -35, NaN where there is no data."""
+    data = data & ~np.isnan(decibels).any(axis=0)
+    below = (decibels < FLOOR_DB) & data
+    pixels = np.where(data, np.maximum(decibels, FLOOR_DB), np.nan).astype(np.float32)
+    share = float(below.sum()) / max(int(data.sum()) * len(decibels), 1)
+    return Stored(pixels, data, data, {"floored_share": round(share, 6)})
+
+
+def settle_offset(raw: np.ndarray, data: np.ndarray, offset: np.ndarray, bands: Sequence[str]) -> tuple[np.ndarray, bool]:
+    """The offset to add, and whether the numbers contradicted the catalogue.
+
+    Flags that say whether a source has already removed the baseline offset are wrong at times. Numbers
+    that still carry it lie about 1000 too high, so a visible band whose median is below 1000 does not.
+    """
+    visible = [number for number, name in enumerate(bands) if name in DARK_BANDS and offset[number] == BASELINE_OFFSET]
+    if not visible or not data.any():
+        return offset, False
+    removed = min(float(np.median(raw[number][data])) for number in visible) < -BASELINE_OFFSET
+    return (np.zeros_like(offset), True) if removed else (offset, False)
+
+
+def check_numbers(sensor: Sensor, counts: np.ndarray, data: np.ndarray, name: str, units: str) -> None:
+    """Raise DataError when the numbers cannot be what they are said to be, with a suggestion.
+
+    counts: (C, H, W) before any clip: (raw + offset) * scale, or dB, or linear power (see `units`).
+    The brightest band's median is never below 0.1 x, the darkest band's never above 10 x the typical range,
+    not even over deep water or snow.
+    """
+    some = counts[:, data]
+    if some.size == 0:
+        return
+    if sensor.kind == "sar":
+        _check_radar(some, name, units)
+        return
+    medians = np.nanmedian(some, axis=1)
+    low, high = sensor.typical
+    if medians.max() >= 0.1 * low and medians.min() <= 10 * high:
+        return
+    median = float(medians.max() if medians.max() < 0.1 * low else medians.min())
+    raise DataError(
+        f"{name}: the median of a band is {median:.4g}, but {sensor.name} stores {sensor.units} with medians from "
+        f"{low:g} to {high:g}; {_suggestion(median, sensor)}"
+    )
+
+
+def _suggestion(median: float, sensor: Sensor) -> str:
+    if sensor.units.endswith("reflectance*10000") and 0 < median <= 1.5:
+        return "looks like reflectance 0-1: set scale: 10000"
+    if sensor.units.endswith("reflectance*10000") and 1.5 < median <= 100:
+        return "looks like reflectance in percent: set scale: 100"
+    if median < 0:
+        return "negative counts: check scale and offset"
+    return "set scale and offset so that stored counts = (raw + offset) * scale"
+
+
+def _check_radar(some: np.ndarray, name: str, units: str) -> None:
+    low, median, high = (float(np.nanpercentile(some, share)) for share in (1, 50, 99))
+    if units.endswith("linear") and low < 0:
+        raise DataError(
+            f"{name}: is said to be linear power, but 1 % of its numbers lie below {low:.3g}; looks like dB: set units: '{units[:6]} dB'"
+        )
+    if units.endswith("dB") and low >= 0 and high < 100:
+        raise DataError(
+            f"{name}: is said to be dB, but its numbers run from {low:.3g} to {high:.3g}; looks like linear power: "
+            f"set units: '{units[:6]} linear'"
+        )
+    decibels = 10 * np.log10(max(median, 1e-12)) if units.endswith("linear") else median
+    if not -60 <= decibels <= 20:
+        raise DataError(
+            f"{name}: the median backscatter would be {decibels:.0f} dB; looks like uncalibrated numbers, "
+            "which have no use before calibration"
+        )
