@@ -255,7 +255,10 @@ def _projected(area: BaseGeometry, crs: str) -> BaseGeometry:
 @lru_cache(maxsize=256)
 def transformer(source: str, target: str) -> Transformer:
     """Coordinates of `source` to those of `target`, always x (or lon) first."""
-    return Transformer.from_crs(_crs(source), _crs(target), always_xy=True)
+    try:
+        return Transformer.from_crs(_crs(source), _crs(target), always_xy=True)
+    except ProjError as error:
+        raise GridError(f"there is no way from {source[:60]} to {target[:60]}: {error}") from error
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
@@ -40,6 +41,7 @@ ENVIRONMENT = {
     "GDAL_HTTP_RETRY_DELAY": 1,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_NUM_THREADS": 1,
+    "GDAL_TIFF_OVR_BLOCKSIZE": 512,
     "GTIFF_SRS_SOURCE": "EPSG",
 }
 
@@ -189,12 +191,14 @@ def _address(name: str) -> str:
 
 def _open(address: str) -> DatasetReader:
     """By the first allowed driver that knows the format; GDAL alone would try all it has."""
-    for driver in DRIVERS:
-        try:
-            return rasterio.open(address, driver=driver, sharing=False)
-        except RasterioError as error:
-            if driver == DRIVERS[-1] or UNKNOWN not in str(error):
-                raise
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # whoever needs a place asks for it and is told
+        for driver in DRIVERS:
+            try:
+                return rasterio.open(address, driver=driver, sharing=False)
+            except RasterioError as error:
+                if driver == DRIVERS[-1] or UNKNOWN not in str(error):
+                    raise
     raise AssertionError
 
 
