@@ -37,6 +37,15 @@ def sum_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def max_ranks(values: Tensor) -> Tensor:
+    """The maximum of `values` over the ranks, element by element. Without gradient; the input is not changed."""
+    if ranks() == 1:
+        return values.detach()
+    most = values.detach().clone()
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return most
+
+
 def gather_ranks(rows: Tensor) -> Tensor:
     """(N, ...) -> the rows of rank 0, rank 1, ... one after the other; N may differ between ranks.
 

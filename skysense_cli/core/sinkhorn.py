@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from skysense_cli.core.collective import sum_ranks
+from skysense_cli.core.collective import max_ranks, sum_ranks
 
-TINY = 1e-30  # keeps a column that nobody wants, or a row without mass, from dividing by 0
+TINY = 1e-35  # keeps a column that nobody wants, or a row without mass, from dividing by 0
 
 
 def sinkhorn(
@@ -25,19 +25,22 @@ def sinkhorn(
     gathered: balance over the ranks as well; every rank then calls with the same G (its own B and N)
 
     S = diag(a) exp(M / epsilon) diag(b), each round sets b so that the columns are equal, then a so that rows sum to 1.
-    In vector form: only a and b change. Each row is shifted by its maximum first, which a takes up again.
+    In vector form: only a and b change. Each row is shifted by its maximum first, which the first a takes up again.
     """
     with torch.no_grad(), torch.autocast(similarity.device.type, enabled=False):
         scores = similarity.float() / epsilon
-        kernel = (scores - scores.amax(dim=-1, keepdim=True)).exp()
-        row = torch.ones_like(kernel[..., 0]) if seen is None else seen.float()
-        counted = row
+        highest = scores.amax(dim=-1)
+        kernel = (scores - highest[..., None]).exp()
+        counted = torch.ones_like(highest) if seen is None else seen.float()
+        top = highest.masked_fill(counted == 0, torch.finfo(highest.dtype).min).amax()
+        row = counted * (highest - (max_ranks(top) if gathered else top)).clamp(max=0).exp()
         for _ in range(rounds):
             mass = torch.einsum("bnk,bn->bk", kernel, row)
             if groups is not None:
                 mass = groups.to(mass.dtype) @ mass  # (G, B) @ (B, K) -> (G, K)
             mass = sum_ranks(mass) if gathered else mass
             column = 1 / mass.clamp(min=TINY)
+            column = column / column.amin(dim=-1, keepdim=True)  # the scale is free; left alone it drifts by N / K a round
             if groups is not None:
                 column = groups.to(mass.dtype).T @ column  # (B, G) @ (G, K) -> (B, K)
             row = counted / torch.einsum("bnk,bk->bn", kernel, column).clamp(min=TINY)
