@@ -56,36 +56,44 @@ class CloudCounts:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShiftScores:
     """In pixels of 10 m. before: median distance of the images from the reference; median, p90: of what is left
 
     refused: share of the measurements that were refused
-    left: per measurement (east, north), what is left; before_each: as it was
+    between_blocks: largest distance between the places of two blocks' references
+    left: (N, 2) right and up, what is left of every accepted measurement; before_each: (M, 2), as it was
     """
 
     before: float
     median: float
     p90: float
     refused: float
+    between_blocks: float
     left: np.ndarray
     before_each: np.ndarray
 
 
-def shift_scores(true_m: np.ndarray, measured_m: np.ndarray, accepted: np.ndarray, gsd_m: float = 10.0) -> ShiftScores:
+def shift_scores(true_m: np.ndarray, measured_m: np.ndarray, accepted: np.ndarray, block: np.ndarray, gsd_m: float = 10.0) -> ShiftScores:
     """Measured shifts (N, 2) against the true ones.
 
-    The measurements are relative to a reference made of the images themselves, so a shift common to all cannot be known from
-    them: the median difference, one per axis, is the reference's own place and is taken out on both sides.
+    accepted: (N,) bool      block: (N,) number of the block that was measured
+    A measurement is relative to its block's reference, which is made of the images themselves; where that lies
+    on the ground no image can tell. So the median difference of a block, its reference's own place, is taken out on both sides.
     """
     difference = measured_m - true_m
-    place = np.median(difference[accepted], axis=0) if accepted.any() else np.zeros(2)
-    before = np.hypot(*(true_m + place).T) / gsd_m
-    left = (difference - place)[accepted] / gsd_m
+    places = np.zeros_like(difference)
+    for number in np.unique(block[accepted]):
+        places[block == number] = np.median(difference[accepted & (block == number)], axis=0)
+    known = np.isin(block, block[accepted])
+    before = (true_m + places)[known] / gsd_m
+    left = (difference - places)[accepted] / gsd_m
     distance = np.hypot(*left.T) if len(left) else np.full(1, np.nan)
+    apart = places[known][:, None] - places[known][None]
     return ShiftScores(
-        before=float(np.median(before)), median=float(np.median(distance)), p90=float(np.percentile(distance, 90)),
-        refused=float(1 - accepted.mean()), left=left, before_each=(true_m + place) / gsd_m,
+        before=float(np.median(np.hypot(*before.T))), median=float(np.median(distance)), p90=float(np.percentile(distance, 90)),
+        refused=float(1 - accepted.mean()), between_blocks=float(np.hypot(apart[..., 0], apart[..., 1]).max(initial=0) / gsd_m),
+        left=left, before_each=before,
     )  # fmt: skip
 
 
