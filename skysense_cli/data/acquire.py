@@ -64,13 +64,15 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
 
     The move and the change of resolution are one interpolation; cloud classes and holes move nearest,
     and `valid` then loses a pixel at its edges. Radar is averaged and moved as linear power, dB comes last.
+    judge: decide from the numbers whether they still carry the offset, and whether they can be what the item says;
+        not for the parts of a scene that was judged as a whole, since each part could decide otherwise
     Raises DataError when the numbers cannot be what the item says, GridError or SourceError for a file.
     """
     missing = [band for band in (*bands, *cloud_mask.extra_bands) if band not in item.assets]
     if missing:
         raise DataError(f"{item.id}: has no band {missing[0]} (found: {', '.join(item.assets)})")
     moved = any(shift_m)
-    stored = (_radar if sensor.kind == "sar" else _counts)(item, sensor, grid, bands, shift_m)
+    stored = (_radar if sensor.kind == "sar" else _counts)(item, sensor, grid, bands, shift_m, judge)
     extra = {name: _extra(item.assets[name], grid, shift_m) for name in cloud_mask.extra_bands}
     valid = stored.good & cloud_mask.valid(stored.pixels, extra, _pixel_m(grid))
     if moved:
@@ -78,7 +80,8 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
     return Acquisition(stored.pixels, valid, stored.data, {**item.meta, **stored.facts})
 
 
-def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float]) -> radiometry.Stored:
+def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float],
+            judge: bool) -> radiometry.Stored:  # fmt: skip
     """Reflectance counts or display counts."""
     assets = [item.assets[band] for band in bands]
     raw = _read(assets, grid, shift_m, lambda info, asset: _nodata_of_counts(info, asset, sensor))
@@ -86,12 +89,14 @@ def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shif
     data = np.asarray(raw.flags.any(axis=0))
     offset = np.array([asset.offset for asset in assets], np.float32)
     scale = np.array([asset.scale for asset in assets], np.float32)
-    offset, contradicted = radiometry.settle_offset(raw.numbers, data, offset, bands)
+    offset, contradicted = radiometry.settle_offset(raw.numbers, data, offset, bands) if judge else (offset, False)
     if contradicted:
         baseline = item.meta.get("baseline", "?")
         console.warn(f"{item.id}: its numbers are too low to carry the offset of baseline {baseline}; nothing is removed")
-    numbers, few = _thinned(raw.numbers, data)
-    radiometry.check_numbers(sensor, (numbers + offset[:, None, None]) * scale[:, None, None], few, _name(item, assets), sensor.units)
+    if judge:
+        numbers, few = _thinned(raw.numbers, data)
+        counts = (numbers + offset[:, None, None]) * scale[:, None, None]
+        radiometry.check_numbers(sensor, counts, few, _name(item, assets), sensor.units)
     stored = radiometry.store(sensor, raw.numbers, data, scale, offset)
     if sensor.kind == "optical":
         stored.facts["offset_applied"] = float(offset.min())
@@ -99,7 +104,8 @@ def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shif
     return stored
 
 
-def _radar(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float]) -> radiometry.Stored:
+def _radar(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float],
+           judge: bool) -> radiometry.Stored:  # fmt: skip
     """Backscatter in dB, from dB or from linear power."""
     wanted = sensor.units.split()[0]
     given, _, form = item.units.partition(" ")
@@ -116,8 +122,8 @@ def _radar(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift
     assets = [item.assets[band] for band in bands]
     raw = _read(assets, grid, shift_m, _nodata_of_radar if form == "linear" else _declared, power=form == "dB")
     data = np.asarray(raw.flags.any(axis=0))
-    numbers, few = _thinned(raw.numbers, data)
-    radiometry.check_numbers(sensor, numbers, few, _name(item, assets), item.units)
+    if judge:
+        radiometry.check_numbers(sensor, *_thinned(raw.numbers, data), _name(item, assets), item.units)
     if form == "dB":
         return radiometry.floored(np.where(raw.flags, raw.numbers, np.nan), data)
     stored = radiometry.store_db(np.where(raw.flags, raw.numbers, 0), data)

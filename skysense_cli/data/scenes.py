@@ -15,19 +15,16 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from skysense_cli import console, sensors
-from skysense_cli.data.acquire import acquire
-from skysense_cli.data.clouds import CloudMask
+from skysense_cli.data.acquire import narrowed
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.sources import Item
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import check_scale, crs_text, lonlat, make_grid, utm_epsg
 from skysense_cli.geo.raster import RasterInfo, describe
+from skysense_cli.geo.resample import bounds_of
 
 SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
-CLOUD_MARGIN_M = 200  # read around a strip, so that clouds just outside it grow into it
-OVERVIEW_PX = 256  # side of the reduced scene on which the clear share of a date is measured
-CLEAR_ENOUGH = 0.5  # a date with less clear ground is chosen only when nothing better is left
 
 
 @dataclass(frozen=True)
@@ -41,37 +38,6 @@ class SceneOptions:
     gsd: Literal["refuse", "resample", "as_is"] = "refuse"
     period: tuple[np.datetime64, np.datetime64] | None = None
     dates: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Channel:
-    """One modality of a scene: what the model wants, and the dated items that give it.
-
-    grid: of the extended scene in this modality's pixels      unit_px: pixels along a unit
-    """
-
-    input: Input
-    items: tuple[Item, ...]
-    cloud_mask: CloudMask
-    grid: GeoBox
-    unit_px: int
-
-    def read(self, grid: GeoBox) -> Series:
-        """All dates on `grid`; each is opened once."""
-        sensor = sensors.get(self.input.sensor)
-        read = [acquire(item, sensor, grid, bands=self.input.bands, cloud_mask=self.cloud_mask) for item in self.items]
-        return Series(
-            sensor=sensor.name,
-            bands=self.input.bands,
-            pixels=np.stack([one.pixels for one in read]),
-            times=np.array([item.time for item in self.items], "datetime64[s]"),
-            valid=np.stack([one.valid for one in read]),
-            items=tuple(item.id for item in self.items),
-            grid=grid,
-            units=sensor.units,
-            nodata=sensor.nodata,
-            meta=tuple(one.meta for one in read),
-        )
 
 
 @dataclass(frozen=True)
@@ -92,15 +58,7 @@ class SceneStack:
 
     def strip(self, top: int, height: int) -> dict[str, Series]:
         """The series of all modalities over the units `top` to `top + height`, full width."""
-        read = {}
-        for name, channel in self.channels.items():
-            px = channel.unit_px
-            margin = math.ceil(CLOUD_MARGIN_M / channel.input.gsd_m) if channel.cloud_mask.extra_bands else 0
-            first = max(top * px - margin, 0)
-            last = min((top + height) * px + margin, self.units[0] * px)
-            series = channel.read(channel.grid[first:last, :])
-            read[name] = _cut(series, slice(top * px - first, (top + height) * px - first), slice(None))
-        return read
+        return {name: channel.rows(top, height) for name, channel in self.channels.items()}
 
     def tile(self, strip: Mapping[str, Series], left: int, width: int) -> Sample | None:
         """The units `left` to `left + width` of a strip, without the dates that have no valid pixel there.
@@ -110,7 +68,7 @@ class SceneStack:
         parts = {}
         for name, series in strip.items():
             px = self.channels[name].unit_px
-            part = _cut(series, slice(None), slice(left * px, (left + width) * px))
+            part = cut(series, slice(None), slice(left * px, (left + width) * px))
             kept = np.flatnonzero(part.valid.any(axis=(1, 2)))
             if len(kept):
                 parts[name] = _nominal(_only(part, kept), self.channels[name].input.gsd_m)
@@ -118,9 +76,7 @@ class SceneStack:
             return None
         px = self.channels[self.reference].unit_px
         area = strip[self.reference].grid[:, left * px : (left + width) * px]
-        crs = "" if area.crs is None else str(area.crs)
-        centre = lonlat(area) if crs else (math.nan, math.nan)
-        return Sample(f"unit {left}", crs, tuple(area.boundingbox.bbox), centre, parts)
+        return Sample(f"tile at unit {left}", crs_text(area.crs), bounds_of(area), lonlat(area), parts)
 
 
 def open_scene(
@@ -145,34 +101,8 @@ def open_scene(
         affine = grid.affine * Affine.scale(inputs[name].gsd_m / inputs[reference].gsd_m)
         extended = GeoBox((units[0] * px[name], units[1] * px[name]), affine, grid.crs)
         mask = scene[name].cloud_mask.build(sensors.get(inputs[name].sensor))
-        channel = Channel(inputs[name], tuple(found), mask, extended, px[name])
-        channels[name] = _choose(name, channel, options.dates.get(name))
+        channels[name] = Channel(inputs[name], tuple(found), mask, extended, px[name]).look(options.dates.get(name), name)
     return SceneStack(channels, reference, grid, units, unit_m, _tags(channels, infos, options.gsd))
-
-
-def choose_dates(times: np.ndarray, clear: Sequence[float], at_most: int) -> list[int]:
-    """Ascending positions of at most `at_most` dates that keep the seasons: the clearest of each of `at_most` equal bins.
-
-    times: (T,) datetime64; clear: share of each date's data that is clear. Bins without a date that is
-    clear enough give their place to the clearest dates left over. An undated one counts as a bin of its own.
-    """
-    if len(times) <= at_most:
-        return list(range(len(times)))
-    undated = [i for i, time in enumerate(times) if np.isnat(time)]
-    dated = [i for i in range(len(times)) if i not in undated]
-    places = at_most - len(undated)
-    seconds = times.astype("datetime64[s]").astype(np.int64)
-    first, span = min(seconds[i] for i in dated), max(seconds[i] for i in dated) - min(seconds[i] for i in dated)
-    best: dict[int, int] = {}
-    for i in sorted(dated, key=lambda i: (-clear[i], seconds[i])):
-        which = min(int((seconds[i] - first) * places // max(span, 1)), places - 1)
-        if clear[i] >= CLEAR_ENOUGH:
-            best.setdefault(which, i)
-    chosen = set(undated) | set(best.values())
-    for i in sorted(dated, key=lambda i: (-clear[i], seconds[i])):
-        if len(chosen) < at_most:
-            chosen.add(i)
-    return sorted(chosen)
 
 
 # items and their headers
@@ -180,7 +110,7 @@ def choose_dates(times: np.ndarray, clear: Sequence[float], at_most: int) -> lis
 
 def _items(name: str, entry: Any, wanted: Input, period: tuple[np.datetime64, np.datetime64] | None) -> list[Item]:
     """The items of one modality, at most one of them without a date."""
-    sensor = sensors.get(wanted.sensor)
+    sensor = narrowed(sensors.get(wanted.sensor), wanted.bands)
     mask = entry.cloud_mask.build(sensor)
     items = entry.source.build().search(sensor, None, period, mask.extra_bands)
     if not items:
@@ -211,12 +141,11 @@ def _pixel(info: RasterInfo) -> float:
 
 def _refuse_other_gsd(name: str, info: RasterInfo, wanted: Input) -> None:
     """Raise GridError unless the scene's pixels are about as large as those the model was trained on."""
-    crs = crs_text(info.crs)
-    if not crs:
+    if not info.grid.crs:
         raise GridError(
             f"{info.path} has no coordinate reference system; say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones"
         )
-    check_scale(crs, *lonlat(GeoBox(info.shape, info.transform, info.crs)))
+    check_scale(info.crs, *lonlat(info.grid))
     if not SAME_GSD[0] <= _pixel(info) / wanted.gsd_m <= SAME_GSD[1]:
         raise GridError(
             f"scene.{name}: {info.path} has {_pixel(info):g} m pixels, the bundle was trained on {wanted.gsd_m:g} m ones. "
@@ -232,10 +161,9 @@ def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
     first = headers[0]
     if first.transform.b or first.transform.d or first.transform.a <= 0 or first.transform.e >= 0:
         raise GridError(f"{first.path} is turned, flipped or not georeferenced; warp it north-up first, e.g. gdalwarp -t_srs EPSG:n")
-    if gsd != "resample" or (crs_text(first.crs) and abs(_pixel(first) / wanted.gsd_m - 1) < 1e-6):
-        return _grown(first, [info for info in headers[1:] if crs_text(info.crs) == crs_text(first.crs)])
-    box = GeoBox(first.shape, first.transform, first.crs)
-    crs, place = crs_text(first.crs), lonlat(box)
+    if gsd != "resample" or (first.crs and abs(_pixel(first) / wanted.gsd_m - 1) < 1e-6):
+        return _grown(first, [info for info in headers[1:] if info.crs == first.crs])
+    crs, place = first.crs, lonlat(first.grid)
     if not crs:
         raise GridError(f"{first.path} has no coordinate reference system and cannot be resampled; say scene_gsd: as_is")
     bounds = _grown(first, headers[1:]).boundingbox
@@ -254,7 +182,7 @@ def _grown(first: RasterInfo, others: Sequence[RasterInfo]) -> GeoBox:
         corners += [inverse * (info.transform * corner) for corner in ((0, 0), (info.shape[1], info.shape[0]))]
     left, top = (math.floor(min(corner[axis] for corner in corners) + 1e-3) for axis in (0, 1))
     right, bottom = (math.ceil(max(corner[axis] for corner in corners) - 1e-3) for axis in (0, 1))
-    return GeoBox((bottom - top, right - left), first.transform * Affine.translation(left, top), first.crs)
+    return GeoBox((bottom - top, right - left), first.transform * Affine.translation(left, top), first.crs or None)
 
 
 def _true_to_scale(crs: str, place: tuple[float, float]) -> bool:
@@ -266,24 +194,6 @@ def _true_to_scale(crs: str, place: tuple[float, float]) -> bool:
 
 
 # dates and facts
-
-
-def _choose(name: str, channel: Channel, at_most: int | None) -> Channel:
-    """The channel with at most so many dates; how clear each is, is read once, on a reduced scene."""
-    if at_most is None or len(channel.items) <= at_most:
-        return channel
-    step = max(math.ceil(max(channel.grid.shape) / OVERVIEW_PX), 1)
-    shape = tuple(math.ceil(side / step) for side in channel.grid.shape)
-    series_grid = GeoBox(shape, channel.grid.affine * Affine.scale(step), channel.grid.crs)
-    clear = []
-    for item in console.progress(channel.items, f"{name}: how clear is each date"):
-        series = replace(channel, items=(item,)).read(series_grid)
-        data = (series.pixels != series.nodata) & ~np.isnan(series.pixels.astype(np.float32))
-        clear.append(float(series.valid.sum() / max(data.any(axis=1).sum(), 1)))
-    times = np.array([item.time for item in channel.items])
-    kept = choose_dates(times, clear, at_most)
-    console.say(f"{name}: {len(kept)} of {len(channel.items)} dates, the clearest of each part of the period")
-    return replace(channel, items=tuple(channel.items[i] for i in kept))
 
 
 def _tags(channels: Mapping[str, Channel], infos: Mapping[str, Sequence[RasterInfo]], gsd: str) -> dict[str, str]:
@@ -303,10 +213,6 @@ def _nominal(series: Series, gsd_m: float) -> Series:
     """The series as if its pixels had exactly the size the model was trained on."""
     affine = series.grid.affine
     return replace(series, grid=GeoBox(series.grid.shape, Affine(gsd_m, 0, affine.c, 0, -gsd_m, affine.f), series.grid.crs))
-
-
-def _cut(series: Series, rows: slice, columns: slice) -> Series:
-    return replace(series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=series.grid[rows, columns])
 
 
 def _only(series: Series, dates: np.ndarray) -> Series:
