@@ -16,6 +16,7 @@ from odc.geo.geobox import GeoBox
 
 from skysense_cli import console, sensors
 from skysense_cli.data.acquire import narrowed
+from skysense_cli.data.channel import Channel, cut
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.sources import Item

@@ -57,14 +57,6 @@ class Census:
         """One number for each (region, prototype); -1 where there is none."""
         return np.where(index == NO_PROTOTYPE, -1, region.astype(np.int64) * self.per_region + index)
 
-    @property
-    def commonest_region(self) -> int | None:
-        """The region with the most cells."""
-        total: Counter[int] = Counter()
-        for (region, _), count in self.cells.items():
-            total[region] += count
-        return max(total, key=lambda region: (total[region], -region)) if total else None
-
 
 def prototype_color(region: int, prototype: int, per_region: int) -> Color:
     """The colour of a prototype: fixed by its region and its number, the same on every machine."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,6 @@ from skysense_cli.engine.bundle import WEIGHTS
 from skysense_cli.engine.predict import Plan, make_plan, size_in_units
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.recipe.schema import MapPrototypesRecipe, PredictRecipe
-
-SHARP = Fraction(1, 10**6)  # metres; sizes are compared as multiples of it
 
 
 @dataclass(frozen=True)
@@ -88,22 +85,20 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe, bundle: LoadedBundle, 
     if unknown:
         raise RecipeError(f"{recipe.recipe}: scene has {unknown[0]!r}, but {recipe.bundle} was trained on {', '.join(inputs)}")
     reference = anchor if anchor in recipe.scene else min(recipe.scene, key=lambda name: inputs[name].gsd_m)
-    unit_m = _unit_m({name: bundle.model.encoders[name].stride * inputs[name].gsd_m for name in recipe.scene})
     options = SceneOptions(recipe.scene_gsd, _period(recipe), _dates(recipe, bundle.spec.dates))
-    scene = open_scene(recipe.scene, inputs, reference, unit_m, options)
+    scene = open_scene(recipe.scene, inputs, reference, bundle.unit_m, options)
     gsd_m = gsd_m or inputs[reference].gsd_m
     grid = _map_grid(scene, inputs[reference].gsd_m, gsd_m)
-    size = size_in_units(recipe.tiles.size_m, unit_m)
+    size = size_in_units(recipe.tiles.size_m, bundle.unit_m)
     plan = make_plan(
-        scene.units, size=size, overlap=recipe.tiles.overlap, batch=recipe.tiles.batch, unit_px=_whole(unit_m, gsd_m), shape=grid.shape
+        scene.units,
+        size=size,
+        overlap=recipe.tiles.overlap,
+        batch=recipe.tiles.batch,
+        unit_px=_whole(bundle.unit_m, gsd_m),
+        shape=grid.shape,
     )
     return SceneJob(bundle, scene, plan, grid, gsd_m)
-
-
-def _unit_m(strides_m: Mapping[str, float]) -> float:
-    """The smallest length that holds every encoder's stride a whole number of times."""
-    counts = [round(Fraction(stride) / SHARP) for stride in strides_m.values()]
-    return float(math.lcm(*counts) * SHARP)
 
 
 def _whole(unit_m: float, gsd_m: float) -> int:

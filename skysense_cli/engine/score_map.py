@@ -40,6 +40,11 @@ class ScoreMap:
         return {"uint8": BYTE_NODATA, "uint16": WORD_NODATA, "float32": np.nan}[self.dtype]
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands."""
         return self.classes if self.what == "probability" else (self.what,)

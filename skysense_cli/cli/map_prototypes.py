@@ -1,0 +1,50 @@
+"""`skysense map-prototypes`: which learned prototype each cell of a scene is most like."""
+
+from typing import TYPE_CHECKING
+
+from skysense_cli import console
+from skysense_cli.cli.options import (
+    DebugOption,
+    DeviceOption,
+    DryRunOption,
+    Options,
+    OutOption,
+    OverwriteOption,
+    RecipeArgument,
+    SetOption,
+    choose_device,
+    load,
+)
+
+if TYPE_CHECKING:
+    from skysense_cli.recipe.schema import MapPrototypesRecipe
+
+
+def map_prototypes(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    debug: DebugOption = False,
+) -> None:
+    """Map the nearest prototype of each cell of a scene."""
+    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
+    run(load(recipe, "map-prototypes", options), options)
+
+
+def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
+    """What the command does; `skysense demo` calls it too."""
+    from skysense_cli.cli.home import claim
+    from skysense_cli.engine.assemble import load_bundle
+    from skysense_cli.engine.prototype_files import PIXEL_BYTES, open_prototypes, region_facts, write_prototypes
+
+    bundle = load_bundle(recipe.bundle, choose_device(options.device))
+    job = open_prototypes(recipe, bundle)
+    console.table("plan", ["what", "value"], job.facts(1, PIXEL_BYTES) + region_facts(job))
+    if options.dry_run:
+        return
+    with claim(recipe.output, recipe, options) as home:
+        for line in write_prototypes(job, home.path, home.digest):
+            console.say(line)

@@ -1,0 +1,50 @@
+"""`skysense predict`: a map of a whole scene from a fine-tuned bundle."""
+
+from typing import TYPE_CHECKING
+
+from skysense_cli import console
+from skysense_cli.cli.options import (
+    DebugOption,
+    DeviceOption,
+    DryRunOption,
+    Options,
+    OutOption,
+    OverwriteOption,
+    RecipeArgument,
+    SetOption,
+    choose_device,
+    load,
+)
+
+if TYPE_CHECKING:
+    from skysense_cli.recipe.schema import PredictRecipe
+
+
+def predict(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    overwrite: OverwriteOption = False,
+    device: DeviceOption = "auto",
+    debug: DebugOption = False,
+) -> None:
+    """Map a whole scene with a fine-tuned bundle."""
+    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
+    run(load(recipe, "predict", options), options)
+
+
+def run(recipe: "PredictRecipe", options: Options) -> None:
+    """What the command does; `skysense demo` calls it too."""
+    from skysense_cli.cli.home import claim
+    from skysense_cli.engine.assemble import load_bundle
+    from skysense_cli.engine.predict_map import open_prediction, write_prediction
+
+    bundle = load_bundle(recipe.bundle, choose_device(options.device))
+    job, kind = open_prediction(recipe, bundle)
+    console.table("plan", ["what", "value"], job.facts(len(kind.bands), kind.itemsize))
+    if options.dry_run:
+        return
+    with claim(recipe.output, recipe, options) as home:
+        for line in write_prediction(job, kind, home.path, home.digest, recipe.write.compress):
+            console.say(line)
