@@ -12,7 +12,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 _HIDDEN = "***"
-_NAME = r"(?:access_?key|accesskeyid|api_?key|auth|authorization|credential|password|passwd|secret|sig|signature|token|x-amz-[\w-]+)"
+_KEY = r"access_?key|accesskeyid|api_?key|auth|authorization|credential|password|passwd|secret|sig|signature|x-amz-[\w-]+"
+_NAME = rf"(?:{_KEY}|(?<!class_)(?<!extra_)token)"  # not the tokens of a transformer
 _VALUE = rf"(?!Bearer|Basic|{re.escape(_HIDDEN)})[^\s'\",&]+"
 _SECRETS = (
     (re.compile(r"(\w[\w+.-]*://)[^/\s@]+@"), rf"\1{_HIDDEN}@"),  # user:password@ of a url

@@ -14,13 +14,18 @@ from typing import Annotated, Any
 import typer
 
 from skysense_cli import __version__, console
-from skysense_cli.cli import doctor, recipe
+from skysense_cli.cli import doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
 from skysense_cli.errors import SkySenseError, SkySenseWarning
 
 app = typer.Typer(
     name="skysense", rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True,
     help="Earth observation foundation models, from scenes to maps. Each command reads one YAML recipe.",
 )  # fmt: skip
+app.command("pretrain")(pretrain.pretrain)
+app.command("finetune")(finetune.finetune)
+app.command("evaluate")(evaluate.evaluate)
+app.command("predict")(predict.predict)
+app.command("map-prototypes")(map_prototypes.map_prototypes)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
 

@@ -19,16 +19,19 @@ KindArgument = Annotated[str, typer.Argument(metavar="KIND", help="The command a
 @app.command()
 def check(recipes: RecipesArgument, set_: SetOption = None, inputs: InputsOption = False, debug: DebugOption = False) -> None:
     """Check recipes; print every mistake with file, line, column and key."""
-    from skysense_cli.recipe.load import load_recipe
+    from skysense_cli.recipe.load import load_model, load_recipe, purpose
 
     mistakes = []
     for name in recipes:
         try:
-            recipe = load_recipe(name, sets=set_ or (), inputs=inputs)
+            if looks_like_model := (purpose(name) == "model" and not set_):
+                load_model(name)
+            else:
+                load_recipe(name, sets=set_ or (), inputs=inputs)
         except RecipeError as error:
             mistakes.append(str(error))
         else:
-            console.say(f"{name}: ok ({recipe.recipe})")
+            console.say(f"{name}: ok ({'model' if looks_like_model else purpose(name)})")
     if mistakes:
         raise RecipeError("\n".join(mistakes))
 
@@ -51,13 +54,12 @@ def schema(kind: KindArgument, debug: DebugOption = False) -> None:
     if kind not in known:
         raise RecipeError(f"unknown recipe kind {kind!r} (known: {', '.join(known)})")
     tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", **known[kind].model_json_schema()}
-    console.say(json.dumps(tree, indent=2))
+    typer.echo(json.dumps(tree, indent=2))  # as it is: the words of a schema are no secrets
 
 
 @app.command("list")
 def list_(debug: DebugOption = False) -> None:
-    """List the shipped recipes; each name works wherever RECIPE stands."""
-    from skysense_cli.recipe.load import shipped_recipes
+    """List the shipped recipes and what each is for; a name works wherever RECIPE stands."""
+    from skysense_cli.recipe.load import purpose, shipped_recipes
 
-    for name in shipped_recipes():
-        console.say(name)
+    console.table("shipped recipes", ["name", "for"], [(name, purpose(name)) for name in shipped_recipes()])

@@ -77,11 +77,18 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def shipped_recipes() -> list[str]:
-    """Names of the shipped recipes, e.g. `build_data/sentinel`, sorted."""
+    """Names of the shipped recipes and models, e.g. `build_data/sentinel`, sorted."""
     for folder in SHIPPED:
         if folder.is_dir():
             return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     return []
+
+
+def purpose(path: str | Path) -> str:
+    """The command that a file is for, "model" for a model section that recipes include, "" if neither; reads no more of it."""
+    text = find_recipe(path).read_text(encoding="utf-8", errors="replace")
+    found = re.search(r"^recipe:\s*([\w-]+)", text, re.MULTILINE)
+    return found[1] if found else "model" if re.search(r"^encoders:", text, re.MULTILINE) else ""
 
 
 def _stop(mistakes: Sequence[str]) -> None:

@@ -98,7 +98,7 @@ class SceneInput:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        cloudless = Part("data/clouds", "none", {})
+        cloudless = Field(Part("data/clouds", "none"), validate_default=False)
         options = _Source.of("data/sources", "folder").options()
         mapping = _model("scene", options | {"cloud_mask": (PartOf("data/clouds"), cloudless)})
         paths = handler.generate_schema(Annotated[list[str], Field(min_length=1)])
@@ -169,7 +169,7 @@ class _Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.tree = ast.parse(path.read_text(encoding="utf-8") if path.exists() else "", str(path))
+        self.tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         self.classes = {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
         self.names = dict(_assignments(self.tree))
 
@@ -231,8 +231,6 @@ class _Source:
 
     def _arguments(self) -> dict[str, tuple[ast.expr, ast.expr | None]]:
         """Name -> (annotation, default) of the keyword-only arguments of the class that `build` names."""
-        if not self.path.exists():
-            return {}
         built = self.names.get("build")
         if not isinstance(built, ast.Name) or built.id not in self.classes:
             raise TypeError(f"{self.path}: a part file ends with `build = TheClass`, a class of this file")

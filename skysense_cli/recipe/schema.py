@@ -80,7 +80,7 @@ class ModalityBuild(Section):
     sensor: Name
     gsd: PositiveFloat
     source: PartOf("data/sources")  # type: ignore[valid-type]
-    cloud_mask: PartOf("data/clouds") = Part("data/clouds", "none", {})  # type: ignore[valid-type]
+    cloud_mask: PartOf("data/clouds") = Field(Part("data/clouds", "none"), validate_default=False)  # type: ignore[valid-type]
     bands: tuple[str, ...] | None = None
     dates: DatesSection = DatesSection()
 
