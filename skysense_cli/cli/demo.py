@@ -38,7 +38,8 @@ STEPS = (
          ("bundle={out}/finetune_random/bundle", "output={out}/maps/land_cover_random.tif")),
     Step("map-prototypes", "map_prototypes", "map-prototypes", map_prototypes.run),
     # prototypes of an encoder that stays as it was drawn: the same run with a learning rate of nothing
-    Step("pretrain nothing", "pretrain", "pretrain", pretrain.run, ("output={out}/untrained", "train.steps=30", "train.lr=1e-12", "train.warmup=0")),
+    Step("pretrain nothing", "pretrain", "pretrain", pretrain.run,
+         ("output={out}/untrained", "train.steps=30", "train.lr=1e-12", "train.warmup=0")),
     Step("map-prototypes untrained", "map_prototypes", "map-prototypes", map_prototypes.run,
          ("bundle={out}/untrained/bundle", "output={out}/maps/prototypes_untrained")),
 )  # fmt: skip

@@ -23,8 +23,8 @@ from skysense_cli.demo.observe import OpticalDate, RadarDate
 from skysense_cli.demo.spectra import CLASSES, COLORS
 from skysense_cli.demo.year import AREA_M, BASELINE, CRS, LEFT, SIDE_M, TOP
 from skysense_cli.files import write_text
-from skysense_cli.geo.grid import lonlat, make_grid
 from skysense_cli.geo.cog import write_geotiff
+from skysense_cli.geo.grid import lonlat, make_grid
 
 TILE = "32UNA"
 NOTE = "SIMULATED by skysense demo; no satellite took this image"
@@ -79,8 +79,9 @@ def write_optical(home: Path, date: OpticalDate, images: dict[str, np.ndarray]) 
         assets[key]["roles"] = ["data", "reflectance"]
     clouds = float(np.isin(images["SCL"], (8, 9, 10)).mean() * 100)
     properties = {
-        "platform": f"sentinel-{platform[1:].lower()}", "constellation": "sentinel-2", "instruments": ["msi"], "eo:cloud_cover": round(clouds, 2),
-        "view:sun_azimuth": round(date.sun_azimuth_deg, 2), "view:sun_elevation": round(date.sun_elevation_deg, 2),
+        "platform": f"sentinel-{platform[1:].lower()}", "constellation": "sentinel-2", "instruments": ["msi"],
+        "eo:cloud_cover": round(clouds, 2), "view:sun_azimuth": round(date.sun_azimuth_deg, 2),
+        "view:sun_elevation": round(date.sun_elevation_deg, 2),
         "mgrs:utm_zone": int(TILE[:2]), "mgrs:latitude_band": TILE[2], "mgrs:grid_square": TILE[3:], "s2:processing_baseline": BASELINE,
         "earthsearch:boa_offset_applied": False,
     }  # fmt: skip
@@ -162,8 +163,8 @@ def write_catalog(home: Path, entries: Iterable[Entry]) -> None:
     children = [{"rel": "child", "href": f"./{name}/collection.json", "type": "application/json", "title": f"{title} (SIMULATED)"}
                 for name, title in titles.items()]  # fmt: skip
     body = {
-        "type": "Catalog", "stac_version": "1.0.0", "id": "skysense-demo", "title": "Landscape of skysense demo (SIMULATED)", "description": NOTE,
-        "links": [{"rel": "root", "href": "./catalog.json", "type": "application/json"}, *children],
+        "type": "Catalog", "stac_version": "1.0.0", "id": "skysense-demo", "title": "Landscape of skysense demo (SIMULATED)",
+        "description": NOTE, "links": [{"rel": "root", "href": "./catalog.json", "type": "application/json"}, *children],
     }  # fmt: skip
     write_text(home / "catalog.json", json.dumps(body, indent=1) + "\n")
 

@@ -1,7 +1,5 @@
 """Random fields and shapes on a grid: what a landscape and a sky are drawn with."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from scipy import fft, ndimage
 
@@ -40,9 +38,7 @@ def distance_to(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def turned(x: np.ndarray, y: np.ndarray, angle_rad: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates along and across a direction."""
-    cosine, sine = np.float32(np.cos(angle_rad)), np.float32(np.sin(angle_rad))
-    if np.ndim(angle_rad):
-        cosine, sine = np.cos(angle_rad), np.sin(angle_rad)
+    cosine, sine = np.cos(angle_rad, dtype=np.float32), np.sin(angle_rad, dtype=np.float32)
     return x * cosine + y * sine, y * cosine - x * sine
 
 
@@ -59,10 +55,10 @@ def near(flags: np.ndarray, radius_px: float) -> np.ndarray:
     return ndimage.distance_transform_edt(~flags) <= radius_px
 
 
-def numbered(*keys: np.ndarray, wanted: Sequence[int] | None = None) -> np.ndarray:
+def numbered(*keys: np.ndarray) -> np.ndarray:
     """One dense number 0..N-1 per distinct combination of integer keys."""
     combined = np.zeros(keys[0].shape, dtype=np.int64)
     for key in keys:
-        key = key.astype(np.int64)
-        combined = combined * (int(key.max() - key.min()) + 1) + key - key.min()
+        whole = key.astype(np.int64)
+        combined = combined * (int(whole.max() - whole.min()) + 1) + whole - whole.min()
     return np.unique(combined, return_inverse=True)[1].reshape(combined.shape).astype(np.int32)

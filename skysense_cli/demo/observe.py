@@ -30,7 +30,7 @@ class OpticalDate:
     @property
     def day(self) -> float:
         """Day of the year, 0 = 1 January."""
-        return float((np.datetime64(self.time[:10]) - np.datetime64(self.time[:4] + "-01-01")).astype(int))
+        return day_of_year(self.time)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,15 @@ class RadarDate:
     shift_m: tuple[float, float]
     seed: int
 
-    day = OpticalDate.day
+    @property
+    def day(self) -> float:
+        """Day of the year, 0 = 1 January."""
+        return day_of_year(self.time)
+
+
+def day_of_year(time: str) -> float:
+    """Days since 1 January of an ISO 8601 time."""
+    return float((np.datetime64(time[:10]) - np.datetime64(time[:4] + "-01-01")).astype(int))
 
 
 def sampling(count: int, gsd_m: float, offset_m: float, world_px: int, blur: float = BLUR_PX) -> sparse.csr_array:

@@ -13,14 +13,26 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from skysense_cli import __version__
+from skysense_cli.data import index
 from skysense_cli.demo import pictures
 from skysense_cli.demo.catalog import scene_grid
 from skysense_cli.demo.report import (
-    GSD_M, NO_PROTOTYPE, Findings, Goal, Places, clear_truth, legend_items, metrics, raw_pixels, read_prototypes, test_ground,
+    GSD_M,
+    NO_PROTOTYPE,
+    Findings,
+    Goal,
+    Places,
+    clear_truth,
+    legend_items,
+    raw_pixels,
+    read_prototypes,
+    test_ground,
+    total_losses,
 )  # fmt: skip
 from skysense_cli.demo.scores import clusters, matched_colors
 from skysense_cli.demo.spectra import CLASSES, COLORS
-from skysense_cli.data import index
+from skysense_cli.engine.curves import METRICS, read_metrics
+from skysense_cli.engine.prototype_map import prototype_color
 from skysense_cli.files import write_text
 from skysense_cli.geo.raster import read_on_grid
 
@@ -45,7 +57,7 @@ def write_page(path: Path, places: Places, findings: Findings, goals: Sequence[G
     mosaic = pictures.SampleMosaic(places.data)
     parts = [
         _goals(goals), _landscape(places, truth), _clouds(places, truth, mosaic, findings), _shifts(places, truth, mosaic, findings),
-        _training(places, findings), _land_cover(places, findings), _prototypes(places, findings), _times(seconds),
+        _training(places), _land_cover(places, findings), _prototypes(places, findings), _times(seconds),
     ]  # fmt: skip
     body = "\n".join(parts)
     title = "skysense demo: from simulated scenes to maps"
@@ -65,7 +77,8 @@ def _goals(goals: Sequence[Goal]) -> str:
     ]
     missed = sum(not goal.reached for goal in goals)
     said = "All goals were reached." if not missed else f"{missed} of {len(goals)} goals were missed."
-    return _section("What came out", f"<p>{said}</p><table><tr><th>measured</th><th>goal</th><th>found</th><th></th></tr>{''.join(rows)}</table>")
+    head = "<tr><th>measured</th><th>goal</th><th>found</th><th></th></tr>"
+    return _section("What came out", f"<p>{said}</p><table>{head}{''.join(rows)}</table>")
 
 
 def _landscape(places: Places, truth: Mapping[str, Any]) -> str:
@@ -75,7 +88,10 @@ def _landscape(places: Places, truth: Mapping[str, Any]) -> str:
     ids = [item["id"] for item in truth["sentinel-1-rtc"]]
     radar = _figure(pictures.radar(places.landscape, ids), "Sentinel-1, mean of the year: VV red, VH green, VV/VH blue")
     one = _figure(pictures.radar(places.landscape, ids[6:7]), "Sentinel-1, one date, with speckle")
-    text = "<p>Crops follow their own seasons, every field a little differently; clouds throw shadows away from the sun; every image is displaced a little.</p>"
+    text = (
+        "<p>Crops follow their own seasons, every field a little differently; clouds throw shadows away from the sun; "
+        "every image is displaced a little.</p>"
+    )
     return _section("The landscape and its year", f"{text}{photo}{_row(thumbnails, 6)}{_row([one, radar], 2)}")
 
 
@@ -93,8 +109,9 @@ def _clouds(places: Places, truth: Mapping[str, Any], mosaic: pictures.SampleMos
         rows.append(_row([_figure(view, f"{sky}: {head}") for view, head in zip(views, heads, strict=True)], 4))
     cloud = findings.report["cloud"]
     text = (
-        f"<p>The scene classification alone finds {cloud['raw_recall']:.0%} of cloud and shadow, and {cloud['raw_precision']:.0%} of what it calls so is so. "
-        f"Of the pixels that the samples use {cloud['clear_share_of_kept']:.1%} are clear, and {cloud['kept_share_of_clear']:.0%} of the clear ones are used.</p>"
+        f"<p>The scene classification alone finds {cloud['raw_recall']:.0%} of cloud and shadow, and "
+        f"{cloud['raw_precision']:.0%} of what it calls so is so. Of the pixels that the samples use "
+        f"{cloud['clear_share_of_kept']:.1%} are clear, and {cloud['kept_share_of_clear']:.0%} of the clear ones are used.</p>"
     )
     return _section("Cloud filter", text + "".join(rows))
 
@@ -106,32 +123,32 @@ def _shifts(places: Places, truth: Mapping[str, Any], mosaic: pictures.SampleMos
     shift = findings.shifts
     figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(*shift.before_each.T, s=22, color="#b3261e", alpha=0.6, label="before")
-    axes.scatter(*shift.left.T, s=22, color="#1d7a46", alpha=0.8, label="left after")
+    axes.scatter(shift.before_each[:, 0], shift.before_each[:, 1], s=22, color="#b3261e", alpha=0.6, label="before")
+    axes.scatter(shift.left[:, 0], shift.left[:, 1], s=22, color="#1d7a46", alpha=0.8, label="left after")
     axes.set(xlim=(-1.8, 1.8), ylim=(-1.8, 1.8), aspect="equal", xlabel="pixels to the right", ylabel="pixels up")
     axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     shown = [
-        _figure(before, f"mean of {len(items)} dates as delivered", pixel=True), _figure(after, "the same dates after co-registration", pixel=True),
+        _figure(before, f"mean of {len(items)} dates as delivered", pixel=True),
+        _figure(after, "the same dates after co-registration", pixel=True),
         _drawn(figure, "distance from the reference, every date and block"),
     ]  # fmt: skip
-    text = f"<p>{shift.refused:.0%} of the measurements were refused, those of the overcast date among them: it shows nothing that could be matched.</p>"
+    text = f"<p>{shift.refused:.0%} of the measurements were refused: where an overcast sky shows nothing, nothing can be matched.</p>"
     return _section("Co-registration", text + _row(shown, 3))
 
 
-def _training(places: Places, findings: Findings) -> str:
+def _training(places: Places) -> str:
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    records = metrics(places.pretrain / "metrics.jsonl")
-    names = sorted({name for record in records for name in record.get("losses", {})})
-    steps = [record["step"] for record in records if "loss" in record]
-    left.plot(steps, [record["loss"] for record in records if "loss" in record], color="#20323a", lw=2, label="total")
-    for name in names:
-        right.plot(*zip(*[(r["step"], r["losses"][name]) for r in records if name in r.get("losses", {})], strict=True), lw=1, label=name)
+    lines = [line for line in read_metrics(places.pretrain / METRICS) if line.get("losses")]
+    left.plot(*zip(*total_losses(places.pretrain / METRICS), strict=True), color="#20323a", lw=2)
+    for name in sorted({name for line in lines for name in line["losses"]}):
+        some = [(line["step"], line["losses"][name]) for line in lines if name in line["losses"]]
+        right.plot(*zip(*some, strict=True), lw=1, label=name)
     left.set(title="pretraining, total loss", xlabel="step")
     right.set(title="its parts", xlabel="step")
     right.legend(frameon=False, fontsize=7, ncols=2)
-    return _section("Pretraining without labels", _drawn(figure, "Contrast of cells, objects and images per modality, and alignment between modalities"))
+    return _section("Pretraining without labels", _drawn(figure, "contrast of cells, objects and images per stream; alignment"))
 
 
 def _land_cover(places: Places, findings: Findings) -> str:
@@ -180,8 +197,6 @@ def _ids(path: Path) -> np.ndarray:
 
 
 def _own_colors(prototypes: np.ndarray) -> np.ndarray:
-    from skysense_cli.engine.prototype_map import prototype_color
-
     table = np.full((int(NO_PROTOTYPE) + 1, 3), 255, dtype=np.uint8)
     for number in np.unique(prototypes[prototypes != NO_PROTOTYPE]):
         table[number] = prototype_color(0, int(number), 1)

@@ -86,8 +86,10 @@ def outlined(picture: np.ndarray, ground: np.ndarray, width: int = 2) -> np.ndar
     inner = ground.copy()
     for axis in (0, 1):
         for step in (-width, width):
-            inner &= np.roll(ground, step, axis=axis) | (np.indices(ground.shape)[axis] < width) | (
-                np.indices(ground.shape)[axis] >= ground.shape[axis] - width
+            inner &= (
+                np.roll(ground, step, axis=axis)
+                | (np.indices(ground.shape)[axis] < width)
+                | (np.indices(ground.shape)[axis] >= ground.shape[axis] - width)
             )
     return np.where((ground & ~inner)[..., None], np.array([20, 20, 30]), picture).astype(np.uint8)
 

@@ -16,6 +16,7 @@ from skysense_cli.demo.catalog import BANDS, scene_grid
 from skysense_cli.demo.observe import BOA_OFFSET
 from skysense_cli.demo.scores import CLOUD_CODES, CloudCounts, ShiftScores, clusters, filled, nmi, shift_scores
 from skysense_cli.demo.spectra import CLASSES
+from skysense_cli.engine.curves import METRICS, read_metrics
 from skysense_cli.engine.metrics import Confusion
 from skysense_cli.errors import DataError
 from skysense_cli.files import write_text
@@ -44,8 +45,8 @@ class Places:
         """As `skysense demo` lays them out."""
         maps = home / "maps"
         return cls(
-            home / "landscape", home / "data", home / "pretrain", home / "finetune", maps / "land_cover.tif", maps / "land_cover_random.tif",
-            maps / "prototypes", maps / "prototypes_untrained",
+            home / "landscape", home / "data", home / "pretrain", home / "finetune", maps / "land_cover.tif",
+            maps / "land_cover_random.tif", maps / "prototypes", maps / "prototypes_untrained",
         )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def compare(places: Places) -> Findings:
     classes, _ = read_on_grid(places.landscape / "truth" / "land_cover.tif", scene_grid(GSD_M), [1])
     shifts = _coregistration(places, truth)
     confusion = _segmentation(places.land_cover, classes[0], rows)
-    losses = _losses(places.pretrain / "metrics.jsonl")
+    losses = _losses(places.pretrain / METRICS)
     report = {
         "simulated": True,
         "cloud": _cloud(places, truth, rows),
@@ -262,17 +263,17 @@ def raw_pixels(landscape: Path, items: Iterable[str]) -> np.ndarray:
 
 
 def _losses(path: Path, window: int = 5) -> tuple[float, float]:
-    """The total loss at the start and at the end of training, each the mean of a few records."""
-    values = [record["loss"] for record in metrics(path) if "loss" in record]
-    if not values:
+    """The total loss at the start and at the end of training, each the mean of a few lines of the log."""
+    totals = [total for _, total in total_losses(path)]
+    if not totals:
         raise DataError(f"{path}: holds no losses")
-    window = min(window, max(len(values) // 4, 1))
-    return float(np.mean(values[:window])), float(np.mean(values[-window:]))
+    window = min(window, max(len(totals) // 4, 1))
+    return float(np.mean(totals[:window])), float(np.mean(totals[-window:]))
 
 
-def metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a run, one per logged step."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+def total_losses(path: Path) -> list[tuple[int, float]]:
+    """(step, sum of all losses) of every logged step."""
+    return [(line["step"], sum(line["losses"].values())) for line in read_metrics(path) if line.get("losses")]
 
 
 def _number(value: float) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 from skysense_cli import console
 from skysense_cli.demo import catalog
 from skysense_cli.demo.landscape import PIXEL_M, make_world
-from skysense_cli.demo.observe import orthophoto, sentinel1, sentinel2
+from skysense_cli.demo.observe import day_of_year, orthophoto, sentinel1, sentinel2
 from skysense_cli.demo.year import PHOTO_DATE, SEED, SIDE_M, optical_dates, radar_dates
 
 
@@ -27,8 +27,7 @@ def simulate(home: Path) -> None:
         optical.append((catalog.write_optical(home, date, images), date))
         clear.append(weather.clear)
     radar = [catalog.write_radar(home, date, sentinel1(world, date, size)) for date in _shown(radar_dates())]
-    day = (np.datetime64(PHOTO_DATE) - np.datetime64(PHOTO_DATE[:4] + "-01-01")).astype(int)
-    catalog.write_photo(home, PHOTO_DATE, orthophoto(world, float(day), round(SIDE_M / PIXEL_M)))
+    catalog.write_photo(home, PHOTO_DATE, orthophoto(world, day_of_year(PHOTO_DATE), round(SIDE_M / PIXEL_M)))
     catalog.write_truth(home, catalog.land_cover(world), np.stack(clear), optical, radar)
     catalog.write_catalog(home, [*(entry for entry, _ in optical), *radar])
 

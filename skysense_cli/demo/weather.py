@@ -86,8 +86,8 @@ def classify(weather: Weather, sky: Sky, bright: np.ndarray, ndvi: np.ndarray, w
     """Scene classification (H, W) uint8 in the codes of Level-2A, with its known faults.
 
     bright: (H, W) share of bright roofs      ndvi, water: of the clear ground
-    Thin cloud and cloud edges are missed, edges of thick cloud are overdone, shadows are sought at a mistaken cloud height, bright roofs and some
-    bright soil are called cloud, dark water is called shadow at times, an even overcast is left unclassified.
+    Thin cloud and cloud edges are missed, edges of thick cloud are overdone, shadows are sought at a mistaken
+    cloud height, bright roofs are called cloud, dark water is called shadow at times, an even overcast is left unclassified.
     Inputs are on the classification's own grid.
     """
     rng = np.random.default_rng(seed)
