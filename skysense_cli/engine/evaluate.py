@@ -39,13 +39,18 @@ def fixed(data: Gathered, regions: Regions | None, on: On = "label") -> FixedDat
 
 
 @torch.no_grad()
-def evaluate(model: SkySense, head: Head, dataset: FixedDataset, classes: int, *, batch: int, device: str = "cpu") -> Confusion:
-    """The confusion of a head's most likely class over all samples; ranks share the work and get the same result."""
+def evaluate(
+    model: SkySense, head: Head, dataset: FixedDataset, classes: int, *, batch: int, device: str = "cpu", shown: bool = True
+) -> Confusion:
+    """The confusion of a head's most likely class over all samples; ranks share the work and get the same result.
+
+    shown: with progress, not within another one
+    """
     confusion = Confusion(classes)
     model.eval()
     head.eval()
     loader = once_loader(dataset, batch, collate, rank=rank(), ranks=ranks())
-    for step in console.progress(loader, "evaluate", total=len(loader)):
+    for step in console.progress(loader, "evaluate") if shown else loader:
         truth, predicted = predicted_classes(model, head, step.to(device))
         confusion.update(truth, predicted)
     if ranks() > 1:
@@ -70,7 +75,7 @@ def scorer(data: Gathered, regions: Regions | None, *, batch: int, device: str) 
 
     def score(objective: Objective) -> dict[str, float]:
         parts: Mapping[str, Any] = objective.export()
-        confusion = evaluate(parts["model"], parts["head"], dataset, len(data.classes), batch=batch, device=device)
+        confusion = evaluate(parts["model"], parts["head"], dataset, len(data.classes), batch=batch, device=device, shown=False)
         return {"oa": confusion.oa, "macro_f1": confusion.macro_f1, "miou": confusion.miou}
 
     return score

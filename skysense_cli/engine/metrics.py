@@ -35,7 +35,9 @@ class Confusion:
         truth, predicted = truth[known].astype(np.int64), predicted[known].astype(np.int64)
         for name, values in (("true", truth), ("predicted", predicted)):
             if values.size and (values.min() < 0 or values.max() >= self.classes):
-                raise DataError(f"{name} class {values.max() if values.max() >= self.classes else values.min()} is not in 0..{self.classes - 1}")
+                raise DataError(
+                    f"{name} class {values.max() if values.max() >= self.classes else values.min()} is not in 0..{self.classes - 1}"
+                )
         self.counts += np.bincount(truth * self.classes + predicted, minlength=self.classes**2).reshape(self.classes, self.classes)
 
     @property

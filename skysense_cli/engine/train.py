@@ -165,7 +165,7 @@ def raise_if_not_finite(value: Tensor, losses: dict[str, Tensor], step: int, hom
     """TrainingError with the losses by name unless `value` is finite on every rank."""
     if bool(torch.isfinite(sum_ranks(value))):
         return
-    found = ", ".join(f"{name} {float(loss):g}" for name, loss in losses.items())
+    found = ", ".join(f"{name} {float(loss.detach()):g}" for name, loss in losses.items())
     raise TrainingError(
         f"{home}: loss or gradient is not finite at step {step + 1} ({found}); no weight was changed. "
         "Lower train.lr, lengthen train.warmup, or use precision fp32; --overwrite starts again."

@@ -103,7 +103,9 @@ def test_metadata_with_other_classes_is_refused_even_when_signed(folder, content
         bundle.read_state(folder)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"[1]", "a JSON object is expected"), (b"{", "not readable as JSON"), (b"\xff", "not readable")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"[1]", "a JSON object is expected"), (b"{", "not readable as JSON"), (b"\xff", "not readable")]
+)
 def test_a_manifest_that_is_no_object_is_refused(folder, content, message):
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=message):

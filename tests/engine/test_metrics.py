@@ -50,7 +50,9 @@ def test_scores_are_plain_json_even_when_empty():
     assert scores["per_class"]["b"] == {"f1": None, "iou": None, "precision": None, "recall": None, "pixels": 0}
 
 
-@pytest.mark.parametrize(("truth", "predicted", "message"), [([3], [0], "true class 3 is not in 0..1"), ([0], [255], "predicted class 255")])
+@pytest.mark.parametrize(
+    ("truth", "predicted", "message"), [([3], [0], "true class 3 is not in 0..1"), ([0], [255], "predicted class 255")]
+)
 def test_ids_out_of_range_are_refused(truth, predicted, message):
     with pytest.raises(DataError, match=message):
         Confusion(2).update(np.array(truth), np.array(predicted))
