@@ -15,20 +15,23 @@ from skysense_cli.core.sinkhorn import sinkhorn
 class Projector(nn.Module):
     """Features (..., width) to scores (..., outputs) in -1..1: an MLP, length 1, cosine with one direction per output.
 
-    The DINO head with its last layer's lengths fixed to 1. Paper silent: its sizes.
+    The DINO head with its last layer's lengths fixed to 1. Features are normalised first, since encoders need not end in
+    a norm. Layers start without bias: a bias is a part that all vectors share, and scores that start almost equal are
+    balanced to targets that are almost uniform, from which nothing is learned. Paper silent: all of it.
     """
 
     def __init__(self, width: int, *, hidden: int, bottleneck: int, outputs: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck))
-        self.directions = nn.Parameter(torch.randn(outputs, bottleneck) * 0.02)
+        self.directions = nn.Parameter(torch.randn(outputs, bottleneck) / bottleneck**0.5)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
                 nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return functional.linear(functional.normalize(self.mlp(features), dim=-1), functional.normalize(self.directions, dim=-1))
+        inner = self.mlp(functional.layer_norm(features, features.shape[-1:]))
+        return functional.linear(functional.normalize(inner, dim=-1), functional.normalize(self.directions, dim=-1))
 
 
 class Targets(nn.Module):
