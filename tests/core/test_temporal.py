@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from skysense_cli.core.fusions import temporal
 from skysense_cli.core.fusions.mean import Mean
 from skysense_cli.core.fusions.temporal import Temporal
 from skysense_cli.errors import RecipeError
@@ -39,6 +40,18 @@ def test_the_output_equals_computing_everything_row_by_row(fusion):
     seen = torch.rand(9, 5) > 0.4
     seen[2], seen[3] = False, True
     torch.testing.assert_close(fusion(tokens, days, seen), slow(fusion, tokens, days, seen), atol=1e-6, rtol=1e-5)
+
+
+def test_many_rows_without_gradient_are_fused_in_slices(fusion, monkeypatch):
+    tokens, days, seen = torch.randn(9, 5, 6), torch.randint(-1, 365, (9, 5)), torch.rand(9, 5) > 0.4
+    whole = fusion(tokens, days, seen)
+    monkeypatch.setattr(temporal, "MAX_TOKENS", 13)  # two rows of six tokens
+    lengths = []
+    fusion.layers[0].register_forward_pre_hook(lambda _, given: lengths.append(len(given[0])))
+    with torch.no_grad():
+        torch.testing.assert_close(fusion(tokens, days, seen), whole, atol=1e-6, rtol=1e-5)
+    assert len(lengths) == 5
+    assert max(lengths) <= 2
 
 
 def test_the_date_table_is_read_at_the_day_of_year(fusion):

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skysense_cli.core.collective import ranks
 from skysense_cli.core.transformer import attend
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -59,9 +60,10 @@ class WindowAttention(nn.Module):
     def bias(self) -> Tensor:
         """(heads, window^2, window^2) in -16..16: per head and pair of positions, from their offset.
 
-        Kept between calls without gradient in eval mode, as long as the weights it comes from are the same.
+        Kept between calls without gradient in eval mode, as long as the weights it comes from are the same. Not so with
+        several ranks: sharded weights are gathered into the same memory, and nothing tells that they changed.
         """
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or ranks() > 1:
             return self._bias()
         state = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in self.cpb_mlp.parameters())
         if self._kept is None or self._kept[0] != state:

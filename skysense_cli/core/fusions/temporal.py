@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from skysense_cli.core.collective import ranks
 from skysense_cli.core.fusions import Fusion
 from skysense_cli.core.transformer import Layer, init_linear
 from skysense_cli.errors import RecipeError
 
 DAYS = 365
+MAX_TOKENS = 65_536  # at once without gradient; a whole scene's cells times its dates would not fit into memory
 
 
 class Temporal(Fusion):
@@ -33,6 +35,13 @@ class Temporal(Fusion):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, tokens: Tensor, days: Tensor, seen: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or ranks() > 1:  # ranks must run the layers equally often
+            return self._fused(tokens, days, seen)
+        rows = max(1, MAX_TOKENS // (1 + tokens.shape[1]))
+        parts = zip(tokens.split(rows), days.split(rows), seen.split(rows), strict=True)
+        return torch.cat([self._fused(*part) for part in parts])
+
+    def _fused(self, tokens: Tensor, days: Tensor, seen: Tensor) -> Tensor:
         count = seen.sum(dim=1)
         rows = count > 0
         rows[0] |= ~rows.any()  # one row at least: every rank of a sharded model runs the layers
