@@ -58,7 +58,7 @@ class Season:
         """Green cover in 0..1 on a day of the year; `early`: days by which each field is ahead."""
         up = 1 / (1 + np.exp(-(day + early - self.rise) / self.rise_rate))
         down = 1 / (1 + np.exp((day + early - self.fall) / self.fall_rate))
-        regrown = self.second / (1 + np.exp(-(day - self.fall - 55) / 9))
+        regrown = self.second / (1 + np.exp(-(day - self.fall - 75) / 9))
         return np.clip(self.low + (self.high - self.low) * up * down + regrown, 0, 1)
 
 
