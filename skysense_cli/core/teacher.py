@@ -42,6 +42,8 @@ class Targets(nn.Module):
         works from the first step, so it is the better choice for short runs
     """
 
+    center: Tensor
+
     def __init__(self, outputs: int, *, centering: Literal["mean", "sinkhorn"], temperature: float, momentum: float) -> None:
         super().__init__()
         self.centering, self.temperature, self.momentum = centering, temperature, momentum

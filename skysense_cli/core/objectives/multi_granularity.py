@@ -1,7 +1,7 @@
 """Multi-granularity contrast with cross-modal alignment and geo-context prototypes (SkySense, sec. 3.3-3.4)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as functional
@@ -16,6 +16,7 @@ from skysense_cli.core.objectives import Objective
 from skysense_cli.core.prototypes import GeoPrototypes
 from skysense_cli.core.sinkhorn import weighted_means
 from skysense_cli.core.teacher import Projector, Targets, follow, momentum_at, teacher_of
+from skysense_cli.errors import RecipeError
 
 FUSED = "fused"  # the stream beside those of the modalities
 GRANULARITIES = ("pixel", "object", "image")
@@ -62,6 +63,8 @@ class MultiGranularity(Objective):
     for each), object assignment (made on the teacher's map, used for both), negatives of Eq. 10 (see `losses.align`).
     """
 
+    step: Tensor
+
     def __init__(
         self,
         model: SkySense,
@@ -84,7 +87,9 @@ class MultiGranularity(Objective):
         super().__init__()
         self.clusters, self.cells, self.momentum, self.temperature = clusters, cells, momentum, temperature
         self.alpha, self.beta, self.prototype_momentum, self.swap, self.seed = alpha, beta, prototype_momentum, swap, seed
-        widths = {name: lift.width for name, lift in model.lifts.items()}
+        if FUSED in model.encoders:
+            raise RecipeError(f"a modality cannot be named {FUSED!r}: that is the stream of all modalities together; rename it")
+        widths = {name: model.parts(name)[1].width for name in model.encoders}
         self.model = model
         self.projectors = nn.ModuleDict(
             {
@@ -134,7 +139,7 @@ class MultiGranularity(Objective):
         follow(self.teacher["model"], self.model, momentum)
         follow(self.teacher["projectors"], self.projectors, momentum)
         for target in self.targets.values():
-            target.after_step()
+            cast(Targets, target).after_step()
         with torch.no_grad():
             self.align_temperature.clamp_(LEAST_TEMPERATURE, MOST_TEMPERATURE)
         if isinstance(self.model.geo_context, GeoPrototypes) and self.kept:
@@ -180,7 +185,8 @@ class MultiGranularity(Objective):
         common = maps.common.flatten(2)
         drawn, drawn_flags = self._draw(common, number)
         slices = (-1, *mine.shape[2:])
-        assignment = losses.clusters(theirs.reshape(slices), common.flatten(0, 1), maps.student.shape[-2:], self.clusters)
+        size = (maps.student.shape[-2], maps.student.shape[-1])
+        assignment = losses.clusters(theirs.reshape(slices), common.flatten(0, 1), size, self.clusters)
         object_flags = (assignment.sum(dim=1) > 0).unflatten(0, common.shape[:2])
 
         def vectors(cells: Tensor, image: Tensor) -> Tensor:
@@ -191,7 +197,7 @@ class MultiGranularity(Objective):
         sizes = [drawn.shape[2], self.clusters, 1]
         said = self.projectors[stream](vectors(mine, maps.student_image)).split(sizes, dim=2)
         with torch.no_grad():
-            heard = self.teacher["projectors"][stream](vectors(theirs, maps.teacher_image)).split(sizes, dim=2)
+            heard = cast(nn.ModuleDict, self.teacher["projectors"])[stream](vectors(theirs, maps.teacher_image)).split(sizes, dim=2)
         flags = (drawn_flags, object_flags, maps.both[..., None])
         found = {}
         for granularity, student, teacher, counted in zip(GRANULARITIES, said, heard, flags, strict=True):
@@ -240,7 +246,7 @@ class _Matched:
     """One stream of both views on the student's cells and dates.
 
     student, teacher: (B, T, d, h, w)      common: (B, T, h, w), cells that both see
-    student_image, teacher_image: (B, T, d), of all that each sees      both: (B, T), either sees something
+    student_image, teacher_image: (B, T, d), of all that each sees      both: (B, T), each sees something
     """
 
     student: Tensor

@@ -15,6 +15,7 @@ from skysense_cli.core.fusions.temporal import Temporal
 from skysense_cli.core.model import Lift, NoGeoContext, SkySense
 from skysense_cli.core.objectives.multi_granularity import MultiGranularity, Projection, Temperature, paired_dates
 from skysense_cli.core.prototypes import GeoPrototypes
+from skysense_cli.errors import RecipeError
 
 SMALL = Projection(hidden=32, bottleneck=16, outputs=24)
 CHANNELS = {"a": 3, "b": 2}
@@ -258,6 +259,13 @@ def test_alpha_and_beta_weigh_and_prototypes_are_optional():
     objective = _objective(_model(per_region=0))
     assert np.isfinite(sum(_values(objective, u, v).values()))
     objective.after_step(0.0)
+
+
+def test_a_modality_named_as_the_fused_stream_is_refused():
+    encoder = ViT(channels=3, dim=16, depth=1, heads=2, patch=2, size=8)
+    model = SkySense({"fused": encoder}, {"fused": Lift(16, 16, 1)}, Temporal(16, depth=1, heads=2, dim=16), NoGeoContext(), anchor="fused")
+    with pytest.raises(RecipeError, match="a modality cannot be named 'fused'.*rename it"):
+        MultiGranularity(model)
 
 
 def test_losses_are_float32_under_autocast():
