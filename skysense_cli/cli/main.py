@@ -14,13 +14,14 @@ from typing import Annotated, Any
 import typer
 
 from skysense_cli import __version__, console
-from skysense_cli.cli import doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
+from skysense_cli.cli import build_data, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
 from skysense_cli.errors import SkySenseError, SkySenseWarning
 
 app = typer.Typer(
     name="skysense", rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True,
     help="Earth observation foundation models, from scenes to maps. Each command reads one YAML recipe.",
 )  # fmt: skip
+app.command("build-data")(build_data.build_data)
 app.command("pretrain")(pretrain.pretrain)
 app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)

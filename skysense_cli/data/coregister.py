@@ -160,8 +160,8 @@ def build_reference(images: Sequence[np.ndarray], valids: Sequence[np.ndarray], 
     The median of images that lie a pixel apart is blurred, so each is laid on the plain median first,
     and all are moved back by their mean shift: the reference lies at the mean place of its dates.
     """
-    stack = np.stack([np.where(valid, image, np.nan) for image, valid in zip(images, valids, strict=True)]).astype(np.float32)
-    first = _median_edges(stack)
+    stack = _holed(images, valids)
+    first = _edges_of_median(stack)
     if len(stack) < 3:
         return first
     shifts = [
@@ -172,10 +172,20 @@ def build_reference(images: Sequence[np.ndarray], valids: Sequence[np.ndarray], 
         return first
     mean = np.mean([(shift.dx_m, shift.dy_m) for _, shift in found], axis=0)
     moved = [_moved(stack[k], (shift.dx_m - mean[0]) / gsd_m, (shift.dy_m - mean[1]) / gsd_m) for k, shift in found]
-    return _median_edges(np.stack(moved))
+    return _edges_of_median(np.stack(moved))
 
 
-def _median_edges(stack: np.ndarray) -> Edges:
+def median_edges(images: Sequence[np.ndarray], valids: Sequence[np.ndarray]) -> Edges:
+    """Edges of the median over dates that lie on each other already; a pixel that no date sees is invalid."""
+    return _edges_of_median(_holed(images, valids))
+
+
+def _holed(images: Sequence[np.ndarray], valids: Sequence[np.ndarray]) -> np.ndarray:
+    """(T, C, H, W) float32 with NaN where invalid."""
+    return np.stack([np.where(valid, image, np.nan).astype(np.float32) for image, valid in zip(images, valids, strict=True)])
+
+
+def _edges_of_median(stack: np.ndarray) -> Edges:
     """Edges of the median over dates of (T, C, H, W) with NaN where invalid."""
     seen = np.isfinite(stack).all(axis=1).any(axis=0)
     filled = np.where(seen, stack, 0)

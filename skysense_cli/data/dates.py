@@ -25,7 +25,7 @@ def choose(times: np.ndarray, shares: np.ndarray, ids: Sequence[str], period: tu
         return sorted(order[:at_most])
     taken: dict[int, int] = {}
     for k in order:
-        taken.setdefault(_bin(times[k], period, at_most), k)
+        taken.setdefault(bin_of(times[k], period, at_most), k)
     chosen = sorted(taken.values(), key=order.index)[:at_most]
     chosen += [k for k in order if k not in chosen][: at_most - len(chosen)]
     return sorted(chosen)
@@ -44,7 +44,7 @@ def _seconds(time: np.datetime64 | np.ndarray) -> int:
     return 2**62 if np.isnat(time) else int(np.asarray(time, "datetime64[s]").astype(np.int64))
 
 
-def _bin(time: np.datetime64, period: tuple[np.datetime64, np.datetime64], count: int) -> int:
+def bin_of(time: np.datetime64, period: tuple[np.datetime64, np.datetime64], count: int) -> int:
     """Number of the bin of the period that holds `time`; -1 for an unknown time."""
     if np.isnat(time):
         return -1

@@ -1,0 +1,147 @@
+"""All dates of one modality over a block, read once each and kept on disk, so that memory holds one date."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skysense_cli import console
+from skysense_cli.data.acquire import acquire
+from skysense_cli.data.align import Alignment
+from skysense_cli.data.dates import choose
+from skysense_cli.data.feed import Days, Feed, bounds_of
+from skysense_cli.data.sample import Series
+from skysense_cli.data.sources import Item
+from skysense_cli.errors import GridError
+from skysense_cli.geo.grid import Footprint, make_grid
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """The dates of a feed over the footprints of a block.
+
+    pixels: (T, C, H, W), valid: (T, H, W), files mapped from disk      shares: (T, F) valid share of each footprint
+    meta: per date, the facts for the sample      notes: per date, why it was dropped for the whole block, or ""
+    """
+
+    feed: Feed
+    left: float
+    top: float
+    pixels: np.ndarray
+    valid: np.ndarray
+    shares: np.ndarray
+    meta: list[dict[str, Any]]
+    notes: list[str]
+
+    def series(self, number: int, footprint: Footprint, period: Days) -> Series | None:
+        """The dates of footprint `number` that the recipe keeps; None when there is none."""
+        feed, rule = self.feed, self.feed.dates
+        times = np.array([item.time for item in feed.items], "datetime64[s]")
+        ids = [item.id for item in feed.items]
+        kept = choose(
+            times, self.shares[:, number], ids, period, at_most=rule.at_most, min_valid=rule.min_valid, spread=rule.spread
+        )  # fmt: skip
+        if not kept:
+            return None
+        rows, columns = window(footprint, self.left, self.top, feed.gsd)
+        return Series(
+            sensor=feed.sensor.name,
+            bands=feed.bands,
+            pixels=np.stack([self.pixels[k, :, rows, columns] for k in kept]),
+            times=times[kept],
+            valid=np.stack([self.valid[k, rows, columns] for k in kept]),
+            items=tuple(ids[k] for k in kept),
+            grid=footprint.grid(feed.gsd),
+            units=feed.sensor.units,
+            nodata=feed.sensor.nodata,
+            meta=tuple(self.meta[k] for k in kept),
+        )
+
+
+def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[str, Alignment], folder: Path) -> Stack:
+    """Read every item of `feed` over the block once and keep what some footprint may use.
+
+    A file that cannot be read costs its date, is warned about and noted; so does a refused match.
+    Raises DataError or SourceError for what is wrong with the recipe or the network.
+    """
+    left, bottom, right, top = bounds_of(footprints)
+    grid = make_grid(left, top, feed.gsd, round((top - bottom) / feed.gsd), round((right - left) / feed.gsd), footprints[0].crs)
+    windows = [window(footprint, left, top, feed.gsd) for footprint in footprints]
+    count = len(feed.items)
+    pixels = _mapped(folder / f"{feed.name}-pixels.npy", feed.sensor.dtype, (count, len(feed.bands), *grid.shape))
+    valid = _mapped(folder / f"{feed.name}-valid.npy", "bool", (count, *grid.shape))
+    shares, meta, notes = np.zeros((count, len(footprints))), [], []
+    for number, item in enumerate(feed.items):
+        alignment = alignments.get(item.id)
+        facts = _facts(alignment, feed.gsd)
+        meta.append(facts)
+        if alignment is not None and alignment.decision == "refused":
+            notes.append(_refusal(alignment))
+            continue
+        try:
+            shift = alignment.shift_m if alignment else (0.0, 0.0)
+            date = acquire(item, feed.sensor, grid, bands=feed.bands, cloud_mask=feed.cloud_mask, shift_m=shift)
+        except GridError as error:
+            console.warn(f"{feed.name}: {item.id} is left out: {error}")
+            notes.append(f"unreadable: {error}")
+            continue
+        facts.update(date.meta)
+        shares[number] = [float(date.valid[place].mean()) for place in windows]
+        best = float(shares[number].max())
+        note = "" if best >= feed.dates.min_valid and best > 0 else f"valid on at most {best:.0%} of a footprint"
+        notes.append(note)
+        if not note:
+            pixels[number], valid[number] = date.pixels, date.valid
+    return Stack(feed, left, top, pixels, valid, shares, meta, notes)
+
+
+def window(footprint: Footprint, left: float, top: float, gsd: float) -> tuple[slice, slice]:
+    """Rows and columns of a footprint in a grid of `gsd` with the corner (left, top)."""
+    side = round(footprint.size_m / gsd)
+    row, col = round((top - footprint.top) / gsd), round((footprint.left - left) / gsd)
+    return slice(row, row + side), slice(col, col + side)
+
+
+def date_report(stack: Stack, alignments: Mapping[str, Alignment], used: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What became of each item: one entry per date, for `report.json`.   used: item id -> number of samples with it"""
+    entries = []
+    for number, item in enumerate(stack.feed.items):
+        entry: dict[str, Any] = {"item": item.id, "time": str(item.time), "samples": used.get(item.id, 0)}
+        entry["valid"] = round(float(stack.shares[number].mean()), 4)
+        if item.id in alignments:
+            entry.update(_facts(alignments[item.id], stack.feed.gsd))
+        facts = stack.meta[number]
+        entry.update({name: facts[name] for name in ("clipped_share", "floored_share", "offset_applied") if name in facts})
+        entry["dropped"] = stack.notes[number] or ("" if entry["samples"] else _spared(stack, item))
+        entries.append(entry)
+    return entries
+
+
+def _facts(alignment: Alignment | None, gsd: float) -> dict[str, Any]:
+    """shift_px: columns to the right and rows down, as measured; whether it was applied says the decision."""
+    if alignment is None:
+        return {}
+    shift = alignment.shift
+    return {
+        "shift_px": [round(shift.dx_m / gsd, 4), round(-shift.dy_m / gsd, 4)],
+        "match_score": shift.score,
+        "decision": alignment.decision,
+    }  # fmt: skip
+
+
+def _refusal(alignment: Alignment) -> str:
+    shift = alignment.shift
+    return f"no match with the reference: score {shift.score:.2f}, {shift.length_m:.1f} m away"
+
+
+def _spared(stack: Stack, item: Item) -> str:
+    return f"other dates were clearer (at_most {stack.feed.dates.at_most}), or its samples were not built"
+
+
+def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A file of zeros that takes disk only where it is written; an array where there is nothing to hold."""
+    if 0 in shape:
+        return np.zeros(shape, dtype)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
