@@ -57,7 +57,7 @@ def regions(job: SceneJob) -> Counter[int]:
     plan, px, found = job.plan, job.plan.unit_px, Counter[int]()
     corners = [(top, left) for top in plan.rows.starts for left in plan.columns.starts]
     for (top, left), core in zip(corners, plan.cores, strict=True):
-        centre = job.grid.affine @ ((left + plan.columns.size / 2) * px, (top + plan.rows.size / 2) * px)
+        centre = job.grid.affine * ((left + plan.columns.size / 2) * px, (top + plan.rows.size / 2) * px)
         region = region_of(*lonlat((*centre, *centre), crs_text(job.grid.crs)), *cast(Regions, job.bundle.spec.regions))
         sides = [min(part.stop * px, side) - min(part.start * px, side) for part, side in zip(core, plan.shape, strict=True)]
         found[region] += sides[0] * sides[1]

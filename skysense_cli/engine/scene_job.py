@@ -1,7 +1,7 @@
 """A recipe's scene beside a bundle: opened, checked against what the model saw, cut into tiles, with its plan."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +85,7 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe, bundle: LoadedBundle, 
     if unknown:
         raise RecipeError(f"{recipe.recipe}: scene has {unknown[0]!r}, but {recipe.bundle} was trained on {', '.join(inputs)}")
     reference = anchor if anchor in recipe.scene else min(recipe.scene, key=lambda name: inputs[name].gsd_m)
-    options = SceneOptions(recipe.scene_gsd, _period(recipe), _dates(recipe, bundle.spec.dates))
+    options = SceneOptions(recipe.scene_gsd, _period(recipe), {**bundle.spec.dates, **(recipe.dates or {})})
     scene = open_scene(recipe.scene, inputs, reference, bundle.unit_m, options)
     gsd_m = gsd_m or inputs[reference].gsd_m
     grid = _map_grid(scene, inputs[reference].gsd_m, gsd_m)
@@ -96,7 +96,7 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe, bundle: LoadedBundle, 
         overlap=recipe.tiles.overlap,
         batch=recipe.tiles.batch,
         unit_px=_whole(bundle.unit_m, gsd_m),
-        shape=grid.shape,
+        shape=(grid.shape[0], grid.shape[1]),
     )
     return SceneJob(bundle, scene, plan, grid, gsd_m)
 
@@ -120,11 +120,3 @@ def _map_grid(scene: SceneStack, scene_gsd_m: float, gsd_m: float) -> GeoBox:
 
 def _period(recipe: Any) -> tuple[np.datetime64, np.datetime64] | None:
     return None if recipe.period is None else (np.datetime64(recipe.period.start), np.datetime64(recipe.period.end))
-
-
-def _dates(recipe: Any, trained: Mapping[str, int]) -> dict[str, int]:
-    """At most so many dates: what the recipe says, else what the model was trained with."""
-    unknown = sorted(set(recipe.dates or {}) - set(recipe.scene))
-    if unknown:
-        raise RecipeError(f"{recipe.recipe}: dates names {unknown[0]!r}, but scene has {', '.join(recipe.scene)}")
-    return {**trained, **(recipe.dates or {})}
