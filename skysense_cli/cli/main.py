@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from skysense_cli import __version__, console
-from skysense_cli.cli import build_data, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
+from skysense_cli.cli import build_data, demo, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
 from skysense_cli.errors import SkySenseError, SkySenseWarning
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("map-prototypes")(map_prototypes.map_prototypes)
+app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
 

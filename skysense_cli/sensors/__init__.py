@@ -83,4 +83,4 @@ def get(name: str) -> Sensor:
 def to_model(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
     """Normalised float32 of stored `pixels` (..., C, H, W)."""
     shape = (len(mean), 1, 1)
-    return (pixels.astype(np.float32) - np.float32(mean).reshape(shape)) / np.float32(std).reshape(shape)
+    return (pixels.astype(np.float32) - np.asarray(mean, np.float32).reshape(shape)) / np.asarray(std, np.float32).reshape(shape)
