@@ -9,7 +9,7 @@ from odc.geo.geobox import GeoBox
 from skysense_cli import console
 from skysense_cli.data import coregister
 from skysense_cli.data.acquire import Acquisition, acquire
-from skysense_cli.data.coregister import NO_MATCH, Edges, Limits, Shift
+from skysense_cli.data.coregister import Edges, Limits, Shift
 from skysense_cli.data.dates import bin_of
 from skysense_cli.data.feed import Days, Feed
 from skysense_cli.data.sources import Item
@@ -27,17 +27,22 @@ RADAR_DATES = 24  # of one orbit are averaged; speckle falls with their number
 class Alignment:
     """What was measured for an item and what is done.
 
-    decision: `moved`, `below min_shift` (left as it is), `refused` (the date is dropped),
-        `kept as geocoded` (radar without a match: its geocoding rests on the orbit, not on what it shows)
+    decision: `moved`, `below min_shift` (left as it is), `refused` or `not measurable` (the date is dropped; the second
+        has too little clear ground, and no shift), `kept as geocoded` (radar without a match: its geocoding rests on
+        the orbit, not on what it shows)
     """
 
-    shift: Shift
+    shift: Shift | None
     decision: str
+
+    @property
+    def dropped(self) -> bool:
+        return self.decision in ("refused", "not measurable")
 
     @property
     def shift_m(self) -> tuple[float, float]:
         """Metres east and north to move the item by."""
-        return (self.shift.dx_m, self.shift.dy_m) if self.decision == "moved" else (0.0, 0.0)
+        return (self.shift.dx_m, self.shift.dy_m) if self.shift and self.decision == "moved" else (0.0, 0.0)
 
 
 def align(feeds: Sequence[Feed], reference: str, bounds: Bounds, crs: str, limits: Limits, period: Days) -> dict[str, dict[str, Alignment]]:
@@ -87,7 +92,7 @@ def _align_reference(feed: Feed, grid: GeoBox, limits: Limits, period: Days) -> 
     images, valids = [one.pixels for _, one in ranked], [one.valid for _, one in ranked]
     target = coregister.build_reference(images, valids, gsd_m=_gsd(grid), max_shift_m=limits.max_shift_m)
     shifts = {name: _measured(one, target, grid, limits) for name, one in edges.items()}
-    accepted = [shift for shift in shifts.values() if limits.decide(shift) != "refused"]
+    accepted = [shift for shift in shifts.values() if shift and limits.decide(shift) != "refused"]
     middle = np.mean([(shift.dx_m, shift.dy_m) for shift in accepted], axis=0) if len(accepted) > 2 else np.zeros(2)
     return {name: _decided(_less(shift, middle), limits) for name, shift in shifts.items()}
 
@@ -95,7 +100,7 @@ def _align_reference(feed: Feed, grid: GeoBox, limits: Limits, period: Days) -> 
 def _reference_edges(feed: Feed, known: dict[str, Alignment], grid: GeoBox, period: Days) -> Edges | None:
     """Edges of the reference modality on `grid`, its dates moved to where they belong."""
     clearest: dict[int, tuple[float, Acquisition]] = {}
-    usable = [item for item in feed.items if item.id in known and known[item.id].decision != "refused"]
+    usable = [item for item in feed.items if item.id in known and not known[item.id].dropped]
     for item, image in _images(feed, grid, usable, {item.id: known[item.id].shift_m for item in usable}):
         share, place = float(image.valid.mean()), bin_of(item.time, period, REFERENCE_DATES)
         if share > clearest.get(place, (0.0, None))[0]:
@@ -132,7 +137,8 @@ def _align_radar(feed: Feed, target: Edges, grid: GeoBox, limits: Limits) -> dic
             continue
         mean = 10 * np.log10(np.maximum(total / np.maximum(count, 1), 1e-6))
         shift = _measured(coregister.edges(mean, count >= 0.5 * count.max()), target, grid, limits)
-        alignment = Alignment(shift, "kept as geocoded") if shift.score < limits.min_score else _decided(shift, limits)
+        unclear = shift is None or shift.score < limits.min_score
+        alignment = Alignment(shift, "kept as geocoded") if unclear else _decided(shift, limits)
         found.update(dict.fromkeys((item.id for item in items), alignment))
     return found
 
@@ -150,9 +156,7 @@ def _images(feed: Feed, grid: GeoBox, items: Sequence[Item] | None = None,
             continue
 
 
-def _measured(moving: Edges, target: Edges, grid: GeoBox, limits: Limits) -> Shift:
-    if not moving.valid.any():
-        return NO_MATCH
+def _measured(moving: Edges, target: Edges, grid: GeoBox, limits: Limits) -> Shift | None:
     return coregister.estimate(
         Edges(moving.strength.astype(np.float32), moving.valid), target, gsd_m=_gsd(grid), max_shift_m=limits.max_shift_m
     )
@@ -163,12 +167,14 @@ def _kept_small(edges: Edges) -> Edges:
     return Edges(edges.strength.astype(np.float16), edges.valid)
 
 
-def _less(shift: Shift, middle: np.ndarray) -> Shift:
+def _less(shift: Shift | None, middle: np.ndarray) -> Shift | None:
+    if shift is None:
+        return None
     return Shift(round(shift.dx_m - float(middle[0]), 4), round(shift.dy_m - float(middle[1]), 4), shift.score, shift.correlation)
 
 
-def _decided(shift: Shift, limits: Limits) -> Alignment:
-    return Alignment(shift, limits.decide(shift))
+def _decided(shift: Shift | None, limits: Limits) -> Alignment:
+    return Alignment(shift, limits.decide(shift) if shift else "not measurable")
 
 
 def _gsd(grid: GeoBox) -> float:

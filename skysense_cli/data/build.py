@@ -242,7 +242,7 @@ def _counted(dates: Sequence[dict[str, Any]]) -> dict[str, int]:
         "refused": sum(date.get("decision") == "refused" for date in dates),
         "moved": sum(date.get("decision") == "moved" for date in dates),
         "unreadable": sum(date["dropped"].startswith("unreadable") for date in dates),
-        "not_valid_enough": sum(date["dropped"].startswith("valid on") for date in dates),
+        "not_valid_enough": sum(date["dropped"].startswith(("valid on", "too little clear")) for date in dates),
         "all": len(dates),
     }
 

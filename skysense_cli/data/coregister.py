@@ -18,6 +18,7 @@ NOISE_PX = 2  # pixels next to invalid ground that carry an edge which is none
 REACH_PX = 10  # how far around the search a second peak is looked for
 PEAK_PX = 3.0  # a second peak nearer than this belongs to the first
 LEAST_COMMON = 400  # pixels that must be valid in both images
+LEAST_SHARE = 0.25  # and this share of what the best offset has in common
 MOST_STEPS = 100
 
 
@@ -37,9 +38,6 @@ class Shift:
     @property
     def length_m(self) -> float:
         return float(np.hypot(self.dx_m, self.dy_m))
-
-
-NO_MATCH = Shift(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -83,26 +81,28 @@ def edges(image: np.ndarray, valid: np.ndarray) -> Edges:
     return Edges(np.sqrt(total), ndimage.binary_erosion(valid, iterations=NOISE_PX, border_value=1))
 
 
-def estimate(moving: Edges, reference: Edges, *, gsd_m: float, max_shift_m: float) -> Shift:
+def estimate(moving: Edges, reference: Edges, *, gsd_m: float, max_shift_m: float) -> Shift | None:
     """The shift that lays `moving` on `reference`; both on one grid of `gsd_m` pixels.
 
     A shift a pixel beyond max_shift_m is still found, so that the caller can refuse it by its length.
-    Without enough common ground or without a peak: score 0.
+    Without a peak: score 0. Without enough common ground to tell: None.
     """
     search = int(np.ceil(max_shift_m / gsd_m)) + 1
     reach = search + REACH_PX
     small = min(moving.valid.shape) // 2
     surface = _correlation(reference, moving, min(reach, small))
     if surface is None:
-        return NO_MATCH
+        return None
     centre = surface.shape[0] // 2
     search = min(search, centre)
     inside = surface[centre - search : centre + search + 1, centre - search : centre + search + 1]
-    row, col = (int(k) - search for k in np.unravel_index(int(inside.argmax()), inside.shape))
-    peak = float(inside.max())
+    row, col = (int(k) - search for k in np.unravel_index(int(np.nanargmax(inside)), inside.shape))
+    peak = float(np.nanmax(inside))
     rows, columns = np.ogrid[-centre : centre + 1, -centre : centre + 1]
     elsewhere = surface[np.hypot(rows - row, columns - col) > PEAK_PX]
-    score = 0.0 if peak <= 0 else float(np.clip(1 - max(elsewhere.max(initial=0.0), 0.0) / peak, 0, 1))
+    if np.isnan(elsewhere).mean() > 0.5:
+        return None
+    score = 0.0 if peak <= 0 else float(np.clip(1 - max(np.nanmax(elsewhere), 0.0) / peak, 0, 1))
     fine = _refined(moving, reference, (row, col))
     if fine is None or max(abs(fine[0] - row), abs(fine[1] - col)) > 1.5:
         return Shift(-col * gsd_m, row * gsd_m, 0.0, peak)
@@ -112,7 +112,8 @@ def estimate(moving: Edges, reference: Edges, *, gsd_m: float, max_shift_m: floa
 def _correlation(reference: Edges, moving: Edges, reach: int) -> np.ndarray | None:
     """Masked normalised correlation for offsets of -reach..reach rows and columns (Padfield 2012).
 
-    Entry (r, c) compares reference[y, x] with moving[y + r - reach, x + c - reach].   None: too little common ground.
+    Entry (r, c) compares reference[y, x] with moving[y + r - reach, x + c - reach].
+    NaN where the common ground is too little, None if it is so without an offset.
     """
     if reference.valid.sum() < LEAST_COMMON or moving.valid.sum() < LEAST_COMMON:
         return None
@@ -135,8 +136,8 @@ def _correlation(reference: Edges, moving: Edges, reach: int) -> np.ndarray | No
     variance_v = np.maximum(compare(in_u, transform(v * v)) - sum_v**2 / count, 0)
     product = np.sqrt(variance_u * variance_v)
     surface = np.divide(covariance, product, out=np.zeros_like(product), where=product > 1e-9 * max(float(product.max()), 1e-30))
-    surface[count < max(0.25 * float(count.max()), LEAST_COMMON)] = 0
-    return surface if count.max() >= LEAST_COMMON else None
+    surface[count < max(LEAST_SHARE * float(count.max()), LEAST_COMMON)] = np.nan
+    return None if np.isnan(surface[reach, reach]) else surface
 
 
 def _refined(moving: Edges, reference: Edges, start: tuple[int, int]) -> tuple[float, float] | None:
@@ -167,7 +168,7 @@ def build_reference(images: Sequence[np.ndarray], valids: Sequence[np.ndarray], 
     shifts = [
         estimate(edges(image, valid), first, gsd_m=gsd_m, max_shift_m=max_shift_m) for image, valid in zip(images, valids, strict=True)
     ]
-    found = [(k, shift) for k, shift in enumerate(shifts) if shift.score > 0 and shift.length_m <= max_shift_m]
+    found = [(k, shift) for k, shift in enumerate(shifts) if shift and shift.score > 0 and shift.length_m <= max_shift_m]
     if len(found) < 3:
         return first
     mean = np.mean([(shift.dx_m, shift.dy_m) for _, shift in found], axis=0)

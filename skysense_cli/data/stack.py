@@ -77,7 +77,7 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
         alignment = alignments.get(item.id)
         facts = _facts(alignment, feed.gsd)
         meta.append(facts)
-        if alignment is not None and alignment.decision == "refused":
+        if alignment is not None and alignment.dropped:
             notes.append(_refusal(alignment))
             continue
         try:
@@ -124,6 +124,8 @@ def _facts(alignment: Alignment | None, gsd: float) -> dict[str, Any]:
     if alignment is None:
         return {}
     shift = alignment.shift
+    if shift is None:
+        return {"decision": alignment.decision}
     return {
         "shift_px": [round(shift.dx_m / gsd, 4), round(-shift.dy_m / gsd, 4)],
         "match_score": shift.score,
@@ -133,6 +135,8 @@ def _facts(alignment: Alignment | None, gsd: float) -> dict[str, Any]:
 
 def _refusal(alignment: Alignment) -> str:
     shift = alignment.shift
+    if shift is None:
+        return "too little clear ground to measure its shift"
     return f"no match with the reference: score {shift.score:.2f}, {shift.length_m:.1f} m away"
 
 
