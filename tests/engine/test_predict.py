@@ -30,10 +30,10 @@ class Memory:
         if holes is not None:
             inside[: holes.shape[0], : holes.shape[1]] &= ~holes
         pixels = np.stack([np.full_like(y, 7), x, y]).astype(np.uint16) * inside
-        self.series = Series(
-            "rgb", RGB.bands, np.repeat(pixels[None], dates, 0), np.arange(dates).astype("datetime64[s]"), np.repeat(inside[None], dates, 0),
-            tuple(map(str, range(dates))), GeoBox(extended, Affine.scale(1, -1), "EPSG:32631"), "DN", 0, ({},) * dates,
-        )  # fmt: skip
+        times, names = np.arange(dates).astype("datetime64[s]"), tuple(map(str, range(dates)))
+        pixels, inside = np.repeat(pixels[None], dates, 0), np.repeat(inside[None], dates, 0)
+        grid = GeoBox(extended, Affine.scale(1, -1), "EPSG:32631")
+        self.series = Series("rgb", RGB.bands, pixels, times, inside, names, grid, "DN", 0, ({},) * dates)
 
     def part(self, series, rows, columns):
         return replace(

@@ -23,11 +23,8 @@ from skysense_cli.recipe.schema import ModelSection
 
 S2, S1 = sensors.get("sentinel2_l2a"), sensors.get("sentinel1_grd")
 CRS, LEFT, TOP = "EPSG:32631", 574_680, 5_622_440
-CLASSES = (
-    ClassFact(name="field", color=(200, 180, 40)),
-    ClassFact(name="wood", color=(20, 120, 30)),
-    ClassFact(name="lake", color=(30, 60, 200)),
-)
+COLORS = {"field": (200, 180, 40), "wood": (20, 120, 30), "lake": (30, 60, 200)}
+CLASSES = tuple(ClassFact(name=name, color=color) for name, color in COLORS.items())
 
 
 def write_bundle(folder, dates=3, radar=False, head="fcn", size_m=160.0):
@@ -98,13 +95,8 @@ def predict(path, *sets, overwrite=False, dry_run=False):
     if dry_run:
         return None
     with rasterio.open(recipe.output) as made:
-        return (
-            made.read(),
-            made.profile,
-            made.tags(),
-            (made.colormap(1) if made.colorinterp[0].name == "palette" else None),
-            made.descriptions,
-        )
+        colors = made.colormap(1) if made.colorinterp[0].name == "palette" else None
+        return made.read(), made.profile, made.tags(), colors, made.descriptions
 
 
 @pytest.fixture
@@ -168,6 +160,19 @@ def test_two_runs_give_equal_bytes(home):
         predict(recipe)
         made.append({path.name: path.read_bytes() for path in sorted((home / "maps").iterdir())})
     assert made[0] == made[1]
+
+
+def test_what_a_killed_run_left_behind_is_cleared_by_the_next(home):
+    scene = write_scene(home / "20210401.tif", 40, 40)
+    recipe = write_recipe(home, f"{{s2: ['{scene}']}}")
+    predict(recipe)
+    whole = {path.name: path.read_bytes() for path in (home / "maps").iterdir()}
+    for name in ("map.tif", "map.png"):
+        (home / "maps" / name).unlink()
+    for name in ("map.tif.strips.tmp", "map.tif.tmp", "map.png.tmp", "map.legend.json.tmp"):
+        (home / "maps" / name).write_bytes(b"half a file")
+    predict(recipe)
+    assert {path.name: path.read_bytes() for path in (home / "maps").iterdir()} == whole
 
 
 @pytest.mark.parametrize("what", ["probability", "confidence"])
