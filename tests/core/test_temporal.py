@@ -105,6 +105,10 @@ def test_the_published_size_has_its_published_number_of_parameters():
     assert sum(p.numel() for name, p in fusion.named_parameters() if name != "date_embedding") == 305_195_008
 
 
+def test_norms_divide_by_what_the_released_weights_were_trained_with(fusion):
+    assert {m.eps for m in fusion.modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-5}
+
+
 def test_options_that_do_not_fit_are_refused():
     with pytest.raises(RecipeError, match="dim 8 must be a multiple of heads 3"):
         Temporal(6, depth=1, heads=3, dim=8)

@@ -65,6 +65,10 @@ def test_the_published_size_has_its_published_number_of_parameters():
     assert sum(p.numel() for p in encoder.parameters()) == 302_738_432
 
 
+def test_norms_divide_by_what_the_released_weights_were_trained_with():
+    assert {m.eps for m in tiny(final_norm=True).modules() if isinstance(m, torch.nn.LayerNorm)} == {1e-6}
+
+
 @pytest.mark.parametrize(("options", "message"), [({"heads": 3}, "dim 8 is not a multiple of heads 3"), ({"taps": (1, 4)}, r"0\.\.3")])
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(RecipeError, match=message):
