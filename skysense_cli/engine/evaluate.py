@@ -26,6 +26,7 @@ from skysense_cli.engine.metrics import Confusion
 from skysense_cli.engine.train import Score
 from skysense_cli.errors import DataError
 from skysense_cli.files import write_text
+from skysense_cli.geo.cog import class_names
 from skysense_cli.geo.raster import describe, read_on_grid
 
 SCORES = "scores.json"
@@ -120,10 +121,13 @@ def report(scores: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _check_classes(path: Path, names: Sequence[str]) -> None:
-    """The map's own class names must be the labels', where it has any."""
-    listed = describe(path).tags.get("CLASSES")
-    if listed is not None and listed.split(",") != list(names):
-        raise DataError(f"{path}: its classes are {listed}, those of the labels {','.join(names)}")
+    """The map must be one band of whole numbers, and its own class names, where it has any, those of the labels."""
+    facts = describe(path)
+    if facts.count != 1 or np.dtype(facts.dtype).kind not in "iu":
+        raise DataError(f"{path}: has {facts.count} bands of {facts.dtype}, a class map is one band of whole numbers")
+    own = class_names(facts.tags)
+    if own and own != dict(enumerate(names)):
+        raise DataError(f"{path}: its classes are {', '.join(own.values())}, those of the labels {', '.join(names)}")
 
 
 def _short(value: float | None) -> str:

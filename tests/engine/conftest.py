@@ -135,16 +135,16 @@ train: {{{", ".join(f"{key}: {value}" for key, value in options.items())}}}
     return folder / "finetune.yaml"
 
 
-@pytest.fixture(name="write_pretrain")
+@pytest.fixture(name="write_pretrain", scope="session")
 def _write_pretrain():
     return write_pretrain
 
 
-@pytest.fixture(name="write_finetune")
+@pytest.fixture(name="write_finetune", scope="session")
 def _write_finetune():
     return write_finetune
 
 
-@pytest.fixture(name="write_samples")
+@pytest.fixture(name="write_samples", scope="session")
 def _write_samples():
     return write_samples
