@@ -37,6 +37,7 @@ class Alignment:
 
     @property
     def dropped(self) -> bool:
+        """Whether the item is left out."""
         return self.decision in ("refused", "not measurable")
 
     @property

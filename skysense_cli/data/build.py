@@ -51,6 +51,7 @@ class Plan:
 
     @property
     def footprints(self) -> int:
+        """Number of footprints in all blocks."""
         return sum(len(block.footprints) for block in self.blocks)
 
 

@@ -37,6 +37,7 @@ class Shift:
 
     @property
     def length_m(self) -> float:
+        """Length of the shift in metres."""
         return float(np.hypot(self.dx_m, self.dy_m))
 
 

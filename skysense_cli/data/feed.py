@@ -32,6 +32,7 @@ class Feed:
 
     @property
     def bands(self) -> tuple[str, ...]:
+        """Names of the bands in stored order."""
         return self.sensor.band_names
 
 
