@@ -19,6 +19,7 @@ from skysense_cli.data.members import Members, write_members
 from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.errors import DataError
 from skysense_cli.files import whole_file
+from skysense_cli.geo.grid import window as window_in
 
 SCHEMA = 1
 Window = tuple[slice, slice]  # rows, columns
@@ -234,9 +235,9 @@ def _grid(members: Members, key: str, shape: tuple[int, ...], crs: str) -> GeoBo
     return GeoBox((shape[0], shape[1]), Affine(*_floats(members, key, 6)), crs or None)
 
 
-def _cut(grid: GeoBox, window: Window) -> GeoBox:
-    (top, bottom, _), (left, right, _) = (part.indices(side) for part, side in zip(window, grid.shape, strict=True))
-    return GeoBox((bottom - top, right - left), grid.affine * Affine.translation(left, top), grid.crs)
+def _cut(grid: GeoBox, part: Window) -> GeoBox:
+    rows, columns = (slice(*taken.indices(side)[:2]) for taken, side in zip(part, grid.shape, strict=True))
+    return window_in(grid, rows, columns)
 
 
 def _floats(members: Members, key: str, number: int) -> list[float]:

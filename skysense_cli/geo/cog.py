@@ -90,7 +90,7 @@ class GeoTiffStream:
         self._stack.enter_context(environment())
         try:
             self._dataset = self._create()
-        except (RasterioError, OSError) as error:
+        except (RasterioError, OSError, ValueError) as error:  # ValueError: a nodata value that the dtype cannot hold
             self._stack.close()
             raise self._failure(error) from error
         return self

@@ -32,6 +32,26 @@ def make_grid(left: float, top: float, gsd_m: float, height: int, width: int, cr
     return GeoBox((height, width), Affine(gsd_m, 0, left, 0, -gsd_m, top), crs or None)
 
 
+def shifted(grid: GeoBox, right: float, up: float) -> GeoBox:
+    """`grid` moved by so many CRS units."""
+    a, b, c, d, e, f = grid.affine[:6]
+    return GeoBox(grid.shape, Affine(a, b, c + right, d, e, f + up), grid.crs)
+
+
+def window(grid: GeoBox, rows: slice, columns: slice) -> GeoBox:
+    """The part of `grid` between pixel edges; starts and stops may lie outside of it."""
+    a, b, c, d, e, f = grid.affine[:6]
+    left, top = columns.start, rows.start
+    corner = Affine(a, b, c + a * left + b * top, d, e, f + d * left + e * top)
+    return GeoBox((rows.stop - top, columns.stop - left), corner, grid.crs)
+
+
+def bounds_of(grid: GeoBox) -> Bounds:
+    """left, bottom, right, top of a grid in its CRS."""
+    box = grid.boundingbox
+    return float(box.left), float(box.bottom), float(box.right), float(box.top)
+
+
 def crs_text(crs: object) -> str:
     """`EPSG:n` where the CRS has such a number, else WKT2; "" for None. Raises GridError for what is no CRS."""
     if crs is None or crs == "":

@@ -20,7 +20,8 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from skysense_cli.errors import GridError, SkySenseError, SourceError
-from skysense_cli.geo.grid import crs_text
+from skysense_cli.geo.grid import crs_text, shifted
+from skysense_cli.geo.grid import window as window_in
 from skysense_cli.geo.resample import Method, aligned, resample, window_of
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
@@ -124,7 +125,7 @@ def read_on_grid(source: Place | DatasetReader, grid: GeoBox, numbers: Numbers, 
     """
     with _opened(source) as dataset:
         place = _place(dataset)
-        moved = GeoBox(grid.shape, Affine.translation(-shift_m[0], -shift_m[1]) * grid.affine, grid.crs)
+        moved = shifted(grid, -shift_m[0], -shift_m[1])
         _check_comparable(_name(dataset), place, moved)
         steps = aligned(place, moved)
         offsets = [s.offset(n) for s, n in zip(steps, grid.shape, strict=True)] if steps else [None, None]
@@ -137,7 +138,7 @@ def read_on_grid(source: Place | DatasetReader, grid: GeoBox, numbers: Numbers, 
             empty = np.full((len(numbers), *grid.shape), np.nan if dtype.kind == "f" else 0, dtype)
             return empty, np.zeros(empty.shape, bool)
         pixels, data = read_window(dataset, numbers, window, nodata=nodata)
-        part = GeoBox(pixels.shape[1:], place.affine * Affine.translation(window[1].start, window[0].start), place.crs)
+        part = window_in(place, *window)
         return resample(pixels if before is None else before(pixels), data, part, moved, resampling)
 
 
@@ -186,6 +187,10 @@ def _address(name: str) -> str:
     path = Path(name)
     if not path.is_file():
         raise GridError(f"{name}: " + ("is a folder, expected a raster" if path.is_dir() else "no such file"))
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise GridError(f"{name}: its name is no valid UTF-8, which GDAL needs; rename it") from error
     return str(path.absolute())
 
 

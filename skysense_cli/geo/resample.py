@@ -7,14 +7,13 @@ digits; everything else is GDAL's warp with exact coordinates, so that strips of
 from typing import Literal
 
 import numpy as np
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from skysense_cli.errors import GridError
-from skysense_cli.geo.grid import Bounds, crs_text, transformer
+from skysense_cli.geo.grid import crs_text, shifted, transformer
 
 Method = Literal["nearest", "bilinear", "average", "cubic"]
 
@@ -139,7 +138,7 @@ def _reproject(values: np.ndarray, out: np.ndarray, source: GeoBox, grid: GeoBox
         reproject(
             values, out, src_transform=source.affine, src_crs=_wkt(source), dst_transform=grid.affine, dst_crs=_wkt(grid),
             src_nodata=nodata, dst_nodata=nodata, resampling=Resampling[method], num_threads=1, init_dest_nodata=nodata is not None,
-            tolerance=0, XSCALE=1 / columns, YSCALE=1 / rows,
+            tolerance=0, XSCALE=1 / columns, YSCALE=1 / rows, UNIFIED_SRC_NODATA="NO",
         )  # fmt: skip
     except (RasterioError, ValueError) as error:
         raise GridError(f"cannot warp {crs_text(source.crs)[:40]} to {crs_text(grid.crs)[:40]}: {error}") from error
@@ -191,20 +190,13 @@ def _turned(source: GeoBox, grid: GeoBox) -> GeoBox:
     """`source`, moved by a full turn of the globe if its longitudes are counted otherwise than -180..180."""
     if not source.crs or not source.crs.geographic or crs_text(source.crs) == crs_text(grid.crs):
         return source
-    height, width = source.shape
-    left, right = source.affine.c, source.affine.c + source.affine.a * width
+    left, right = source.affine.c, source.affine.c + source.affine.a * source.shape[1]
     lon, _ = transformer(crs_text(grid.crs), crs_text(source.crs)).transform(*_centre(grid))
     turns = [turn for turn in (0, 360, -360) if left <= lon + turn <= right]
-    return GeoBox((height, width), Affine.translation(-turns[0], 0) * source.affine, source.crs) if turns and turns[0] else source
+    return shifted(source, -turns[0], 0) if turns else source
 
 
 def _centre(grid: GeoBox) -> tuple[float, float]:
     a, b, c, d, e, f = grid.affine[:6]
     height, width = grid.shape
     return a * width / 2 + b * height / 2 + c, d * width / 2 + e * height / 2 + f
-
-
-def bounds_of(grid: GeoBox) -> Bounds:
-    """left, bottom, right, top of a grid in its CRS."""
-    box = grid.boundingbox
-    return float(box.left), float(box.bottom), float(box.right), float(box.top)

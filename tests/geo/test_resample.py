@@ -1,0 +1,141 @@
+"""Pixels of one grid on another."""
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from skysense_cli.geo.grid import make_grid, transformer
+from skysense_cli.geo.grid import window as place_of
+from skysense_cli.geo.resample import resample, window_of
+
+UTM = "EPSG:32631"
+RNG = np.random.default_rng(0)
+
+
+def holed(height=16, width=20, bands=2):
+    pixels = RNG.integers(1, 10000, (bands, height, width)).astype(np.uint16)
+    pixels[0, 2:4, 3:7] = 0
+    pixels[-1, 0, -1] = 0
+    pixels[:, -1, 0] = 0
+    return pixels, pixels != 0
+
+
+def by_gdal(tmp_path, pixels, source, grid, method, **scale):
+    """What GDAL's warped VRT gives for each band as a file with nodata 0; float32, NaN without data."""
+    place = {"crs": source.crs.to_wkt(), "transform": source.affine, "height": source.shape[0], "width": source.shape[1]}
+    target = {"crs": grid.crs.to_wkt(), "transform": grid.affine, "height": grid.shape[0], "width": grid.shape[1], **scale}
+    bands = []
+    for band in pixels:
+        path = tmp_path / "source.tif"
+        with rasterio.open(path, "w", driver="GTiff", count=1, dtype=band.dtype.name, nodata=0, **place) as file:
+            file.write(band, 1)
+        with rasterio.open(path) as file:
+            with WarpedVRT(file, resampling=Resampling[method], dtype="float32", nodata=np.nan, src_nodata=0, **target) as vrt:
+                bands.append(vrt.read(1))
+    return np.array(bands)
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 6])
+def test_a_nested_coarser_grid_is_refined_exactly_as_gdal_does(tmp_path, ratio):
+    pixels, data = holed()
+    source = make_grid(499980, 5600040, 10 * ratio, 16, 20, UTM)
+    grid = make_grid(499980 + 20 * ratio, 5600040 - 30 * ratio, 10, 12 * ratio, 14 * ratio, UTM)
+    found, known = resample(pixels, data, source, grid, "bilinear")
+    expected = by_gdal(tmp_path, pixels, source, grid, "bilinear")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(known, ~np.isnan(expected))
+    np.testing.assert_allclose(found, expected, rtol=3e-7)
+
+
+def test_doubled_by_hand():
+    pixels = np.array([[[10, 20], [30, 50]]], np.uint16)
+    source, grid = make_grid(0, 40, 20, 2, 2, UTM), make_grid(0, 40, 10, 4, 4, UTM)
+    found, known = resample(pixels, np.ones(pixels.shape, bool), source, grid, "bilinear")
+    expected = [[10, 12.5, 17.5, 20], [15, 18.125, 24.375, 27.5], [25, 29.375, 38.125, 42.5], [30, 35, 45, 50]]
+    np.testing.assert_array_equal(found[0], np.float32(expected))
+    assert known.all()
+
+
+@pytest.mark.parametrize("shift", [(0.3, -0.7), (12.5, 5), (-20, 30)])
+@pytest.mark.parametrize("method", ["nearest", "bilinear"])
+def test_a_shift_is_as_gdal_does_it(tmp_path, shift, method):
+    pixels, data = holed()
+    source = make_grid(499980, 5600040, 10, 16, 20, UTM)
+    grid = make_grid(499980 + shift[0], 5600040 + shift[1], 10, 16, 20, UTM)
+    found, known = resample(pixels, data, source, grid, method)
+    expected = by_gdal(tmp_path, pixels, source, grid, method)
+    np.testing.assert_array_equal(known, ~np.isnan(expected))
+    np.testing.assert_allclose(np.where(known, found, np.nan), expected, rtol=3e-7)
+
+
+def test_average_is_the_mean_of_the_pixels_with_data():
+    pixels, data = holed(12, 12)
+    source, grid = make_grid(0, 120, 10, 12, 12, UTM), make_grid(0, 120, 30, 4, 4, UTM)
+    found, known = resample(pixels, data, source, grid, "average")
+    for band in range(2):
+        for i in range(4):
+            for j in range(4):
+                block = (band, slice(3 * i, 3 * i + 3), slice(3 * j, 3 * j + 3))
+                values = pixels[block][data[block]]
+                assert known[band, i, j] == bool(values.size)
+                if values.size:
+                    assert found[band, i, j] == pytest.approx(values.mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "cubic"])
+def test_another_zone_is_warped_as_gdal_does(tmp_path, method):
+    pixels, data = holed(60, 60, 1)
+    source = make_grid(699960, 5600040, 10, 60, 60, UTM)
+    x, y = transformer(UTM, "EPSG:32632").transform(700260, 5599740)
+    grid = make_grid(round(x) - 150, round(y) + 150, 10, 30, 30, "EPSG:32632")
+    found, known = resample(pixels, data, source, grid, method)
+    expected = by_gdal(tmp_path, pixels, source, grid, method, XSCALE=1, YSCALE=1)
+    both = known & ~np.isnan(expected)
+    assert both.mean() > 0.9
+    np.testing.assert_allclose(found[both], expected[both], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "average", "cubic"])
+@pytest.mark.parametrize("gsd", [10, 33, 7])
+def test_strips_of_a_scene_equal_the_whole(method, gsd):
+    pixels, data = holed(80, 60)
+    source = make_grid(699960, 5600040, 10, 80, 60, UTM)
+    x, y = transformer(UTM, "EPSG:32632").transform(699960, 5600040)
+    grid = make_grid(round(x) + 40, round(y) - 40, gsd, 400 // gsd, 300 // gsd, "EPSG:32632")
+    whole, known = resample(pixels, data, source, grid, method)
+    for top in range(0, grid.shape[0] - 4, 4):
+        strip = grid[top : top + 4, :]
+        window = window_of(source, strip)
+        part = place_of(source, *window)
+        found, seen = resample(pixels[:, window[0], window[1]], data[:, window[0], window[1]], part, strip, method)
+        np.testing.assert_array_equal(seen, known[:, top : top + 4])
+        np.testing.assert_allclose(found, whole[:, top : top + 4], rtol=1e-5)
+
+
+def test_a_south_up_raster_is_turned():
+    pixels = np.arange(12, dtype=np.uint16).reshape(1, 3, 4)
+    source = GeoBox((3, 4), Affine(10, 0, 0, 0, 10, 0), UTM)
+    found, known = resample(pixels, np.ones((1, 3, 4), bool), source, make_grid(0, 30, 10, 3, 4, UTM), "nearest")
+    np.testing.assert_array_equal(found[0], pixels[0, ::-1])
+    assert known.all()
+
+
+@pytest.mark.parametrize("start", [-180, 0])
+def test_a_raster_of_the_globe_is_read_across_its_own_seam(start):
+    lons = start + np.arange(3600) * 0.1 + 0.05
+    pixels = np.broadcast_to(np.abs((lons + 180) % 360 - 180), (1, 200, 3600)).astype(np.float32)
+    source = GeoBox((200, 3600), Affine(0.1, 0, start, 0, -0.1, 10), "EPSG:4326")
+    for lon in (180, 5, -60):
+        epsg = 32660 if lon == 180 else 32600 + int((lon + 180) // 6) + 1
+        x, y = transformer("EPSG:4326", f"EPSG:{epsg}").transform(lon, 5)
+        grid = make_grid(x - 20000, y + 20000, 1000, 40, 40, f"EPSG:{epsg}")
+        window = window_of(source, grid)
+        part = place_of(source, *window)
+        cut = pixels[:, window[0], window[1]]
+        found, known = resample(cut, np.ones(cut.shape, bool), part, grid, "nearest")
+        assert known.all()
+        assert abs(found - abs(lon)).max() < 0.35
