@@ -23,7 +23,7 @@ from skysense_cli.data.sources import Item
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import check_scale, crs_text, lonlat, make_grid, utm_epsg
 from skysense_cli.geo.raster import RasterInfo, describe
-from skysense_cli.geo.resample import bounds_of
+from skysense_cli.geo.grid import bounds_of
 
 SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
 

@@ -15,7 +15,7 @@ from skysense_cli.errors import SourceError
 from skysense_cli.geo import raster
 from skysense_cli.geo.grid import lonlat_bounds as in_degrees
 from skysense_cli.geo.raster import RasterInfo
-from skysense_cli.geo.resample import bounds_of
+from skysense_cli.geo.grid import bounds_of
 from skysense_cli.sensors import Sensor
 
 TIME_COLUMNS = ("date", "time", "datetime", "acquisition")
