@@ -54,6 +54,8 @@ def schema(kind: KindArgument, debug: DebugOption = False) -> None:
     if kind not in known:
         raise RecipeError(f"unknown recipe kind {kind!r} (known: {', '.join(known)})")
     tree = {"$schema": "https://json-schema.org/draft/2020-12/schema", **known[kind].model_json_schema()}
+    if model := tree["properties"].get("model"):  # a file may name another one here
+        tree["properties"]["model"] = {"anyOf": [{"type": "string", "description": "a model file, relative to the recipe"}, model]}
     typer.echo(json.dumps(tree, indent=2))  # as it is: the words of a schema are no secrets
 
 

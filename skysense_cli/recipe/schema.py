@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-from skysense_cli.recipe.parts import FixedPart, Part, PartOf, SceneInput
+from skysense_cli.recipe.mistakes import nearest
+from skysense_cli.recipe.parts import FixedPart, Part, PartOf, SceneInput, kinds
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,17 @@ class Input:
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _known_sensor(name: str) -> str:
+    known = kinds("sensors")
+    if name not in known:
+        hint = nearest(name, known)
+        raise misplaced((), f"unknown sensor {name!r}{f'; did you mean {hint!r}?' if hint else ''} (known: {', '.join(known)})")
+    return name
+
+
+SensorName = Annotated[str, AfterValidator(_known_sensor)]
 
 
 class Section(BaseModel):
@@ -77,7 +89,7 @@ class DatesSection(Section):
 
 
 class ModalityBuild(Section):
-    sensor: Name
+    sensor: SensorName
     gsd: PositiveFloat
     source: PartOf("data/sources")  # type: ignore[valid-type]
     cloud_mask: PartOf("data/clouds") = Field(Part("data/clouds", "none"), validate_default=False)  # type: ignore[valid-type]

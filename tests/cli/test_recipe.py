@@ -1,6 +1,9 @@
 """`skysense recipe`: what a person sees of their recipes."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -40,6 +43,30 @@ def test_check_collects_the_mistakes_of_all_files(run, tmp_path):
     assert [line.split(": ")[0] for line in str(result.exception).splitlines()] == ["b.yaml:3:1", "c.yaml:2:10"]
 
 
+def test_ten_broken_recipes_give_ten_lines_and_exit_code_2(tmp_path):
+    changes = [
+        ("bundle:", "bundel:"),
+        ("version: 1", "version: one"),
+        ("version: 1", "version: 1\nversion: 1"),
+        ("{path: scenes}", "{pth: scenes}"),
+        ("{path: scenes}", "{path: scenes, cloud_mask: {kind: slc}}"),
+        ("{path: scenes}", "{path: [scenes"),
+        ("recipe: predict", "recipe: predct"),
+        ("output: maps/crops.tif", ""),
+        ("output: maps/crops.tif", "output: m.tif\ntiles: {overlap: 0.5}"),
+        ("output: maps/crops.tif", "output: m.tif\ndates: {s1: 3}"),
+    ]
+    names = [f"{number}.yaml" for number in range(len(changes))]
+    for name, change in zip(names, changes, strict=True):
+        (tmp_path / name).write_text(PREDICT.replace(*change))
+    result = subprocess.run(
+        [sys.executable, "-m", "skysense_cli", "recipe", "check", *names], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    lines = result.stderr.splitlines()
+    assert [re.match(r"error: (\d+\.yaml):\d+:\d+: \S.*", line)[1] for line in lines] == names
+
+
 def test_check_looks_for_inputs_when_asked(run):
     result = run("check", "predict.yaml", "--inputs")
     assert str(result.exception) == "predict.yaml:3:9: bundle: runs/crops/bundle does not exist"
@@ -70,6 +97,10 @@ def test_schema_describes_every_key(run, kind):
     assert tree["additionalProperties"] is False
     if kind != "model":
         assert tree["properties"]["recipe"]["const"] == kind
+
+
+def test_the_schema_allows_a_model_file_as_recipes_do(run):
+    assert json.loads(run("schema", "pretrain").stdout)["properties"]["model"]["anyOf"][0]["type"] == "string"
 
 
 def test_schema_of_an_unknown_kind_lists_the_known_ones(run):

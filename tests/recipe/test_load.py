@@ -206,6 +206,22 @@ def test_mistakes_in_a_scene_are_located(write):
     ]
 
 
+def test_a_sensor_is_a_file_of_its_folder(write):
+    text = """recipe: build-data
+version: 1
+output: data
+area: [4.0, 50.0, 4.1, 50.1]
+period: {start: 2020-01-01, end: 2020-12-31}
+modalities:
+  s2: {sensor: sentinel2_l2b, gsd: 10, source: {kind: folder, path: scenes}}
+coregister: {reference: s3}
+"""
+    found = mistakes_of(write(text))
+    known = "(known: rgb, rgbnir, sentinel1_grd, sentinel1_rtc, sentinel2_l1c, sentinel2_l2a)"
+    assert found == [f"recipe.yaml:7:16: modalities.s2.sensor: unknown sensor 'sentinel2_l2b'; did you mean 'sentinel2_l2a'? {known}"]
+    assert mistakes_of(write(text.replace("l2b", "l2a"))) == ["recipe.yaml:8:25: coregister.reference: 's3' is none of the modalities (s2)"]
+
+
 def test_numbers_read_as_yaml_1_2(write):
     recipe = load_recipe(write(PRETRAIN.replace("steps: 10", "steps: 010").replace("output: runs/tiny", "output: no")))
     assert recipe.train.steps == 10
