@@ -98,7 +98,7 @@ class MultiGranularity(Objective):
             }
         )
         self.align = nn.ModuleDict({name: nn.Linear(width, align_dim) for name, width in widths.items()})
-        self.align_temperature = nn.Parameter(torch.tensor(FIRST_TEMPERATURE))
+        self.align_temperature = nn.Parameter(torch.tensor([FIRST_TEMPERATURE]))  # (1,): a scalar cannot be sharded
         self.teacher = nn.ModuleDict({"model": teacher_of(model), "projectors": teacher_of(self.projectors)})
         self.teacher["model"].geo_context = model.geo_context  # the teacher reads the student's prototypes
         self.targets = nn.ModuleDict(
@@ -228,7 +228,7 @@ class MultiGranularity(Objective):
             pooled = losses.pool(maps.transpose(1, 2).flatten(2, 3), seen.flatten(1, 2))  # (B, d, T*h, w) -> (B, d)
             vectors.append(functional.normalize(self.align[name](pooled).float(), dim=-1))
             have.append(seen.flatten(1).any(dim=1))
-        limit = self.align_temperature.clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)
+        limit = self.align_temperature[0].clamp(LEAST_TEMPERATURE, MOST_TEMPERATURE)
         return losses.align(torch.stack(vectors, dim=1), torch.stack(have, dim=1), place, limit)
 
 
