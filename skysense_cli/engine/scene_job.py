@@ -53,12 +53,17 @@ class SceneJob:
         """(what, value) lines of the plan. bands, pixel_bytes: of the map"""
         scene, plan = self.scene, self.plan
         height, width = plan.shape
-        lines = [("map", f"{height} x {width} px of {self.gsd_m:g} m, {self.grid.crs or 'not georeferenced'}")]
+        pixel = abs(self.grid.affine.a)
+        taken = "" if abs(pixel / self.gsd_m - 1) < 1e-6 else f" taken as {self.gsd_m:g} m"
+        lines = [("map", f"{height} x {width} px of {pixel:g} m{taken}, {self.grid.crs or 'not georeferenced'}")]
         cells = [round(side * scene.unit_m / self.bundle.spec.model.cell_m) for side in (plan.rows.size, plan.columns.size)]
         for name, channel in scene.channels.items():
             sides = plan.rows.size * channel.unit_px, plan.columns.size * channel.unit_px
             shape = f"{len(channel.items)} dates x {len(channel.input.bands)} bands x {sides[0]} x {sides[1]} px"
             lines.append((f"tile, {name}", f"{shape} -> {cells[0]} x {cells[1]} cells"))
+        sides_m = " x ".join(f"{side:g}" for side in self.bundle.spec.size_m)
+        own_m = " x ".join(f"{axis.size * scene.unit_m:g}" for axis in (plan.rows, plan.columns))
+        lines.append(("tile size", f"{own_m} m (trained on views of {sides_m} m)"))
         lines.append(("tiles", f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"))
         lines.append(("memory for pixels", f"about {self._strip_bytes(bands) / 2**20:,.0f} MiB"))
         lines.append(("disk", f"at most {height * width * bands * pixel_bytes * 2.7 / 2**20:,.1f} MiB, half of it until the end only"))
