@@ -8,6 +8,7 @@ import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
+@cache
 def get(name: str) -> Sensor:
     """The sensor called `name`. Raises DataError that lists the known ones."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name not in names():
