@@ -11,6 +11,7 @@ from skysense_cli import sensors
 from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import check_scale, lonlat
+from skysense_cli.sensors import Sensor
 
 WHOLE_PX = 1e-6
 YEARS = (np.datetime64("1970-01-01"), np.datetime64("2100-01-01"))
@@ -33,14 +34,13 @@ def check_series(series: Series, name: str, where: str) -> None:
     """Names, types and lengths of one modality; reads no pixel."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "label":
         raise DataError(f"{where}: modality {name!r} must be lower-case letters, digits and _, and not 'label'")
-    sensor = sensors.get(series.sensor)
+    sensor = _sensor(series, name, where)
     pixels = series.pixels
     if pixels.ndim != 4 or 0 in pixels.shape:
         raise DataError(f"{where}: {name}/pixels has the shape {pixels.shape}, expected (T, C, H, W), none of them 0")
     if pixels.dtype != np.dtype(sensor.dtype):
         raise DataError(f"{where}: {name}/pixels is {pixels.dtype}, {sensor.name} stores {sensor.dtype}. Rebuild the sample.")
     dates, bands, height, width = pixels.shape
-    sensor.statistics(series.bands)  # names unknown bands
     if len(set(series.bands)) != len(series.bands):
         raise DataError(f"{where}: {name}/bands names a band twice ({', '.join(series.bands)})")
     lengths = {
@@ -57,6 +57,16 @@ def check_series(series: Series, name: str, where: str) -> None:
         raise DataError(f"{where}: {name}/valid is {found_valid}, expected bool {(dates, height, width)}")
     if tuple(series.grid.shape) != (height, width):
         raise DataError(f"{where}: {name}/transform stands for {tuple(series.grid.shape)} pixels, expected {(height, width)}")
+
+
+def _sensor(series: Series, name: str, where: str) -> Sensor:
+    """The sensor, which must have all the bands."""
+    try:
+        sensor = sensors.get(series.sensor)
+        sensor.statistics(series.bands)
+    except DataError as error:
+        raise DataError(f"{where}: {name}/sensor: {error}") from error
+    return sensor
 
 
 def _check_dates(series: Series, name: str, where: str) -> None:

@@ -88,8 +88,8 @@ def read_part(path: Path, modality: str, dates: Sequence[int] | np.ndarray | Non
         positions = np.arange(len(whole.times))[keep]
         return Series(
             sensor=whole.sensor, bands=whole.bands, units=whole.units, nodata=whole.nodata,
-            pixels=np.array(whole.pixels[:, :, rows, columns][keep]),
-            valid=np.array(whole.valid[:, rows, columns][keep]),
+            pixels=np.array(whole.pixels[:, :, rows, columns][keep], order="C"),
+            valid=np.array(whole.valid[:, rows, columns][keep], order="C"),
             times=whole.times[keep],
             items=tuple(whole.items[i] for i in positions),
             meta=tuple(whole.meta[i] for i in positions),
