@@ -10,6 +10,7 @@ from rasterio.transform import from_origin
 from rio_cogeo.cogeo import cog_validate
 
 from skysense_cli import sensors
+from skysense_cli.cli.main import main
 from skysense_cli.cli.options import Options
 from skysense_cli.cli.predict import run
 from skysense_cli.data.dataset import Input
@@ -386,6 +387,22 @@ def test_another_recipes_map_is_not_overwritten_unasked(home):
     with pytest.raises(SkySenseError, match=r"made with another recipe \(write.what: class -> confidence"):
         predict(recipe, "write.what=confidence")
     assert predict(recipe, "write.what=confidence", overwrite=True)[1]["count"] == 1
+
+
+def test_the_command_line_says_in_one_line_what_is_wrong(home, monkeypatch, capsys):
+    scene = write_scene(home / "20210401.tif", 16, 16, gsd=30.0, ACQUISITION="2021-04-01")
+    recipe = write_recipe(home, f"{{s2: ['{scene}']}}")
+    monkeypatch.setattr("sys.argv", ["skysense", "predict", str(recipe), "--device", "cpu"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 3
+    assert len(said) == 1 and said[0].startswith("error: scene.s2: ") and "scene_gsd: resample" in said[0]
+    monkeypatch.setattr("sys.argv", ["skysense", "predict", str(recipe), "--device", "cpu", "--set", "scene_gsd=as_is"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    assert f"map: {home}/maps/map.tif (class, 100.0% of the pixels have data)" in capsys.readouterr().out
 
 
 def test_a_simulated_scene_marks_its_map(home):
