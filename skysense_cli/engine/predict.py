@@ -106,7 +106,7 @@ def valid_pixels(strip: Mapping[str, Series], shape: tuple[int, int]) -> np.ndar
     """`shape` bool: pixels of a map over the strip that hold a valid pixel of some date of some modality."""
     total = np.zeros(shape, bool)
     for series in strip.values():
-        total |= _resized(series.valid.any(axis=0), shape)
+        total |= _resized(np.any(series.valid, axis=0), shape)
     return total
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
@@ -68,7 +68,7 @@ def save_classes(path: Path, picture: np.ndarray, legend: Sequence[Entry], title
     figure, axes = _figure(picture.shape[:2])
     axes.imshow(picture, interpolation="nearest")
     shown = sorted(legend, key=lambda entry: -entry.share)[:LONGEST_LEGEND] if len(legend) > LONGEST_LEGEND else list(legend)
-    marks = [Patch(facecolor=[part / 255 for part in entry.color], edgecolor="0.4", linewidth=0.5) for entry in shown]
+    marks = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*entry.color), edgecolor="0.4", linewidth=0.5) for entry in shown]
     labels = [f"{entry.label}  {entry.share:.1%}" for entry in shown]
     if len(legend) > len(shown):
         marks.append(Patch(facecolor="none"))
@@ -85,7 +85,7 @@ def save_values(path: Path, values: np.ndarray, title: str, label: str) -> None:
     _save(path, figure, axes, title)
 
 
-def _scale() -> ListedColormap:
+def _scale() -> Colormap:
     """Dark blue over green to yellow, white where there is no value."""
     return ListedColormap(colormaps["viridis"](np.linspace(0, 1, 256))).with_extremes(bad="white")
 

@@ -11,6 +11,7 @@ from odc.geo.geobox import GeoBox
 
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
+from skysense_cli.engine.mosaic import Axis
 from skysense_cli.engine.predict import make_plan, predict_scene, size_in_units, valid_pixels
 from skysense_cli.errors import BundleError, GridError
 
@@ -96,6 +97,17 @@ def test_tiles_equal_the_whole_scene(model, overlap, batch):
         np.testing.assert_allclose(tiled, whole, rtol=1e-6, atol=1e-6, err_msg=f"{model} on {shape}")
         if model != "pointwise":  # a matrix product may round differently with its size; these three may not
             np.testing.assert_array_equal(tiled, whole)
+
+
+def test_where_the_tiles_begin_does_not_matter():
+    scene, shape = Memory(50, 70), (50, 70)
+    plan = make_plan(scene.units, size=TILE, overlap=0.25, batch=3, unit_px=PATCH, shape=shape)
+    moved = replace(plan, rows=Axis((0, 2, 5, 8, 9), TILE), columns=Axis((0, 2, 5, 8, 11, 14), TILE))
+    made = []
+    for one in (plan, moved):
+        parts = predict_scene(coordinates, lambda samples: batch_of(samples, {"hr": RGB}), scene, one, 2)
+        made.append(np.concatenate([part.scores for part in parts], axis=1))
+    np.testing.assert_array_equal(made[0], made[1])
 
 
 def test_coordinates_come_out_where_they_went_in():
