@@ -24,7 +24,7 @@ from rasterio.windows import Window
 
 from skysense_cli.errors import GridError
 from skysense_cli.files import TEMPORARY, whole_file
-from skysense_cli.geo.raster import environment
+from skysense_cli.geo.opening import environment
 
 BLOCK_PX = 512  # of the result; overviews go down to one block
 STRIP_BLOCK_PX = 256

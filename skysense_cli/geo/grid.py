@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -13,11 +12,12 @@ import numpy as np
 import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj import CRS, Geod, Transformer
-from pyproj.exceptions import CRSError, ProjError
+from pyproj import Geod
+from pyproj.exceptions import ProjError
 from shapely.geometry.base import BaseGeometry
 
 from skysense_cli.errors import GridError
+from skysense_cli.geo.crs import crs_text, transformed, transformer, understood
 
 Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
@@ -50,14 +50,6 @@ def bounds_of(grid: GeoBox) -> Bounds:
     """left, bottom, right, top of a grid in its CRS."""
     box = grid.boundingbox
     return float(box.left), float(box.bottom), float(box.right), float(box.top)
-
-
-def crs_text(crs: object) -> str:
-    """`EPSG:n` where the CRS has such a number, else WKT2; "" for None. Raises GridError for what is no CRS."""
-    if crs is None or crs == "":
-        return ""
-    code = _crs(str(crs)).to_epsg()
-    return f"EPSG:{code}" if code else _crs(str(crs)).to_wkt()
 
 
 @dataclass(frozen=True)
@@ -134,7 +126,7 @@ def lonlat(place: GeoBox | Bounds, crs: str = "") -> tuple[float, float]:
         x, y = (place[0] + place[2]) / 2, (place[1] + place[3]) / 2
     if not crs:
         return float("nan"), float("nan")
-    lon, lat = _transform(crs, "EPSG:4326", np.array([x]), np.array([y]))
+    lon, lat = transformed(crs, "EPSG:4326", np.array([x]), np.array([y]))
     return float((lon[0] + 180) % 360 - 180), float(lat[0])
 
 
@@ -151,13 +143,13 @@ def check_scale(crs: str, lon: float, lat: float) -> None:
 
     Web Mercator away from the equator is what this finds: at 45 degrees its metre is 0.7 m long.
     """
-    definition = _crs(crs)
+    definition = understood(crs)
     if not definition.is_projected or any(axis.unit_conversion_factor != 1 for axis in definition.axis_info[:2]):
         unit = definition.axis_info[0].unit_name if definition.axis_info else "unknown units"
         raise GridError(f"{crs[:60]} is in {unit}; a projected CRS in metres is needed, e.g. {_suggestion(lon, lat)}")
-    x, y = _transform("EPSG:4326", crs, np.array([lon]), np.array([lat]))
+    x, y = transformed("EPSG:4326", crs, np.array([lon]), np.array([lat]))
     ends = np.array([[-500, 0], [500, 0], [0, -500], [0, 500]]) + np.array([x[0], y[0]])
-    lons, lats = _transform(crs, "EPSG:4326", ends[:, 0], ends[:, 1])
+    lons, lats = transformed(crs, "EPSG:4326", ends[:, 0], ends[:, 1])
     _, _, lengths = WGS84.inv(lons[::2], lats[::2], lons[1::2], lats[1::2])
     worst = max(lengths, key=lambda length: abs(length / 1000 - 1))
     if not abs(worst / 1000 - 1) <= SCALE_LIMIT:
@@ -231,7 +223,7 @@ def _in_one_crs(area: BaseGeometry, crs: str, sides: tuple[float, float], anchor
         lefts, y = x0 + columns * stride, y0 - row * stride
         hit = shapely.intersects(shape, _boxes(lefts + slack, y - size + slack, size - 2 * slack))
         if own_zone and hit.any():
-            lons, lats = _transform(crs, "EPSG:4326", lefts + size / 2, np.full(len(lefts), y - size / 2))
+            lons, lats = transformed(crs, "EPSG:4326", lefts + size / 2, np.full(len(lefts), y - size / 2))
             hit &= _utm_epsg(lons, lats) == int(crs.removeprefix("EPSG:"))
         for k in np.flatnonzero(hit):
             yield Footprint(crs, float(lefts[k]), float(y), size, row, int(columns[k]))
@@ -266,34 +258,7 @@ def _utm_epsg(lons: np.ndarray, lats: np.ndarray) -> np.ndarray:
 def _projected(area: BaseGeometry, crs: str) -> BaseGeometry:
     """The area in `crs`; long edges are cut up first, since a straight line in degrees is curved there."""
     dense = shapely.segmentize(area, 0.1)
-    return shapely.transform(dense, lambda points: np.column_stack(_transform("EPSG:4326", crs, points[:, 0], points[:, 1])))
-
-
-# coordinate systems
-
-
-@lru_cache(maxsize=256)
-def transformer(source: str, target: str) -> Transformer:
-    """Coordinates of `source` to those of `target`, always x (or lon) first."""
-    try:
-        return Transformer.from_crs(_crs(source), _crs(target), always_xy=True)
-    except ProjError as error:
-        raise GridError(f"there is no way from {source[:60]} to {target[:60]}: {error}") from error
-
-
-@lru_cache(maxsize=256)
-def _crs(text: str) -> CRS:
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        raise GridError(f"{text[:60]!r} is not a coordinate reference system; give EPSG:n or WKT") from error
-
-
-def _transform(source: str, target: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    a, b = transformer(source, target).transform(x, y)
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise GridError(f"a place at x {x.flat[0]:g}, y {y.flat[0]:g} in {source[:60]} has no coordinates in {target[:60]}")
-    return np.asarray(a), np.asarray(b)
+    return shapely.transform(dense, lambda points: np.column_stack(transformed("EPSG:4326", crs, points[:, 0], points[:, 1])))
 
 
 def _suggestion(lon: float, lat: float) -> str:

@@ -1,75 +1,29 @@
-"""The one door for rasters: opened by an allow-list of formats, read within budgets, with errors that name the file."""
+"""Rasters in: what a file says of itself, and its pixels on a grid; errors name file, band and window."""
 
-import os
-import re
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from skysense_cli.errors import GridError, SkySenseError, SourceError
-from skysense_cli.geo.grid import crs_text, shifted
+from skysense_cli.errors import GridError
+from skysense_cli.geo.crs import crs_text
+from skysense_cli.geo.grid import shifted
 from skysense_cli.geo.grid import window as window_in
+from skysense_cli.geo.opening import Place, failure, open_raster, reason_of
 from skysense_cli.geo.resample import Method, aligned, resample, window_of
 
-DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
-MOST_BLOCK_BYTES = 1 << 30  # one block is decoded as a whole
 MOST_READ_BYTES = 4 << 30  # of one read
-MOST_BANDS = 10_000
-UNKNOWN = "not recognized as being in a supported file format"  # what GDAL says when it is no file of a driver
-
-ENVIRONMENT = {
-    "GDAL_CACHEMAX": 64,  # megabytes; the default of 5 % of the memory is not even faster
-    "GDAL_PAM_ENABLED": "NO",  # side files are neither followed nor written
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-    "GDAL_HTTP_TIMEOUT": 60,  # without these a silent server blocks for ever
-    "GDAL_HTTP_CONNECTTIMEOUT": 15,
-    "GDAL_HTTP_LOW_SPEED_TIME": 30,
-    "GDAL_HTTP_LOW_SPEED_LIMIT": 100,
-    "GDAL_HTTP_MAX_RETRY": 2,
-    "GDAL_HTTP_RETRY_DELAY": 1,
-    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_NUM_THREADS": 1,
-    "GDAL_TIFF_OVR_BLOCKSIZE": 512,
-    "GTIFF_SRS_SOURCE": "EPSG",
-}
 
 Numbers = Sequence[int]
-Place = str | os.PathLike[str]
-
-
-def environment() -> rasterio.Env:
-    """The GDAL settings under which every raster is opened and written."""
-    return rasterio.Env(**ENVIRONMENT)
-
-
-@contextmanager
-def open_raster(path: Place) -> Iterator[DatasetReader]:
-    """The raster at `path`, a local file or an http(s) url, open for reading.
-
-    Raises GridError (SourceError for a url) that names the file: missing, damaged, not of an allowed
-    format, or with blocks beyond the budget. Errors of reads inside the block name it too.
-    """
-    name = str(path)
-    with environment():
-        try:
-            with _open(_address(name)) as dataset:
-                _check_layout(dataset, name)
-                yield dataset
-        except (RasterioError, CRSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
-            raise _failure(name, _reason(error)) from error
 
 
 @dataclass(frozen=True)
@@ -157,9 +111,7 @@ def read_window(source: Place | DatasetReader, numbers: Numbers, window: tuple[s
             raise GridError(
                 f"{name}: a read of {box.height} x {box.width} px needs {size:,} bytes, at most {MOST_READ_BYTES:,}; use smaller tiles"
             )
-        pixels = np.empty((len(numbers), box.height, box.width), dataset.dtypes[numbers[0] - 1])
-        for position, number in enumerate(numbers):  # one by one, so that an error names the band
-            pixels[position] = _read_band(dataset, number, box)
+        pixels = _read_bands(dataset, numbers, box)
         return pixels, _data(dataset, numbers, box, pixels, nodata)
 
 
@@ -171,82 +123,15 @@ def read_small(source: Place | DatasetReader, numbers: Numbers, max_px: int = 10
         return dataset.read(list(numbers), out_shape=shape)
 
 
-# opening
+# places
 
 
 def _opened(source: Place | DatasetReader) -> Any:
     return nullcontext(source) if isinstance(source, DatasetReader) else open_raster(source)
 
 
-def _address(name: str) -> str:
-    """What GDAL is given: an absolute path of a file that is there, or /vsicurl/ before an http(s) url."""
-    if re.match(r"https?://", name):
-        return "/vsicurl/" + name
-    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) or name.startswith("/vsi"):
-        raise GridError(f"{name}: only local files and http(s) urls are opened")
-    path = Path(name)
-    if not path.is_file():
-        raise GridError(f"{name}: " + ("is a folder, expected a raster" if path.is_dir() else "no such file"))
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise GridError(f"{name}: its name is no valid UTF-8, which GDAL needs; rename it") from error
-    return str(path.absolute())
-
-
-def _open(address: str) -> DatasetReader:
-    """By the first allowed driver that knows the format; GDAL alone would try all it has."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # whoever needs a place asks for it and is told
-        for driver in DRIVERS:
-            try:
-                return rasterio.open(address, driver=driver, sharing=False)
-            except RasterioError as error:
-                if driver == DRIVERS[-1] or UNKNOWN not in str(error):
-                    raise
-    raise AssertionError
-
-
-def _check_layout(dataset: DatasetReader, name: str) -> None:
-    if not dataset.count:
-        raise GridError(f"{name}: has no band")
-    if dataset.count > MOST_BANDS:
-        raise GridError(f"{name}: has {dataset.count} bands, at most {MOST_BANDS} are read")
-    unreadable = [dtype for dtype in dataset.dtypes if np.dtype(dtype).kind not in "iuf"]
-    if unreadable:
-        raise GridError(f"{name}: holds {unreadable[0]}, only real numbers are read")
-    height, width = dataset.block_shapes[0]
-    together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
-    size = height * width * np.dtype(dataset.dtypes[0]).itemsize * together
-    if size > MOST_BLOCK_BYTES:
-        raise GridError(
-            f"{name}: is stored in blocks of {height} x {width} px, {size:,} bytes each, at most {MOST_BLOCK_BYTES:,} are decoded"
-        )
-
-
-def _failure(name: str, reason: str) -> SkySenseError:
-    """A reader's fault for a file, a source's for an url."""
-    reason = reason.replace("/vsicurl/", "").replace(f"{Path(name).name}: ", "")
-    return (SourceError if name.startswith("http") else GridError)(f"{name}: {reason}")
-
-
-def _reason(error: BaseException) -> str:
-    """What GDAL said first; the outer message is often only `Read failed`."""
-    said = [str(error)]
-    while error.__cause__ is not None:
-        error = error.__cause__
-        said.append(str(error))
-    text = next((line for line in reversed(said) if line.strip()), type(error).__name__)
-    if UNKNOWN in text:
-        return f"is no raster of a known format ({', '.join(DRIVERS)}), or is damaged"
-    return f"cannot be read ({text})"
-
-
 def _name(dataset: DatasetReader) -> str:
     return dataset.name.removeprefix("/vsicurl/")
-
-
-# places
 
 
 def _crs_of(dataset: DatasetReader) -> str:
@@ -301,13 +186,21 @@ def _cut(dataset: DatasetReader, numbers: Numbers, top: int, left: int, shape: t
     return pixels, data
 
 
+def _read_bands(dataset: DatasetReader, numbers: Numbers, box: Window) -> np.ndarray:
+    """All bands at once, since they may share blocks; only after a failure one by one, to name the band."""
+    try:
+        return dataset.read(list(numbers), window=box)
+    except (RasterioError, MemoryError, ValueError, OverflowError):
+        return np.stack([_read_band(dataset, number, box) for number in numbers])
+
+
 def _read_band(dataset: DatasetReader, number: int, box: Window) -> np.ndarray:
     try:
         return dataset.read(number, window=box)
     except (RasterioError, MemoryError, ValueError, OverflowError) as error:
         rows = f"rows {box.row_off}-{box.row_off + box.height - 1}"
         columns = f"columns {box.col_off}-{box.col_off + box.width - 1}"
-        raise _failure(_name(dataset), f"band {number}, {rows}, {columns} {_reason(error)}") from error
+        raise failure(_name(dataset), f"band {number}, {rows}, {columns} {reason_of(error)}") from error
 
 
 def _data(dataset: DatasetReader, numbers: Numbers, box: Window, pixels: np.ndarray, nodata: float | None) -> np.ndarray:

@@ -13,7 +13,8 @@ from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from skysense_cli.errors import GridError
-from skysense_cli.geo.grid import crs_text, shifted, transformer
+from skysense_cli.geo.crs import crs_text, transformer
+from skysense_cli.geo.grid import shifted
 
 Method = Literal["nearest", "bilinear", "average", "cubic"]
 

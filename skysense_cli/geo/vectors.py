@@ -11,7 +11,8 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from skysense_cli.errors import GridError
-from skysense_cli.geo.grid import Bounds, crs_text, transformer
+from skysense_cli.geo.crs import crs_text, transformer
+from skysense_cli.geo.grid import Bounds
 from skysense_cli.geo.raster import describe
 
 MOST_BYTES = 512 << 20

@@ -16,7 +16,8 @@ from rasterio.enums import ColorInterp
 
 from skysense_cli.errors import GridError, SkySenseError, SourceError
 from skysense_cli.geo.grid import make_grid
-from skysense_cli.geo.raster import describe, environment, open_raster, read_on_grid, read_small, read_window
+from skysense_cli.geo.opening import environment, open_raster
+from skysense_cli.geo.raster import describe, read_on_grid, read_small, read_window
 
 UTM = "EPSG:32631"
 SOUTH = "EPSG:32733"

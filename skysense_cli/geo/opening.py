@@ -1,0 +1,124 @@
+"""The one door for rasters: an allow-list of formats, budgets, one set of GDAL settings, errors that name the file."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+
+from skysense_cli.errors import GridError, SkySenseError, SourceError
+
+DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
+MOST_BLOCK_BYTES = 1 << 30  # one block is decoded as a whole
+MOST_BANDS = 10_000
+UNKNOWN = "not recognized as being in a supported file format"  # what GDAL says when it is no file of a driver
+
+ENVIRONMENT = {
+    "GDAL_CACHEMAX": 64,  # megabytes; the default of 5 % of the memory is not even faster
+    "GDAL_PAM_ENABLED": "NO",  # side files are neither followed nor written
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_HTTP_TIMEOUT": 60,  # without these a silent server blocks for ever
+    "GDAL_HTTP_CONNECTTIMEOUT": 15,
+    "GDAL_HTTP_LOW_SPEED_TIME": 30,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 100,
+    "GDAL_HTTP_MAX_RETRY": 2,
+    "GDAL_HTTP_RETRY_DELAY": 1,
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_NUM_THREADS": 1,
+    "GDAL_TIFF_OVR_BLOCKSIZE": 512,
+    "GTIFF_SRS_SOURCE": "EPSG",
+}
+
+Place = str | os.PathLike[str]
+
+
+def environment() -> rasterio.Env:
+    """The GDAL settings under which every raster is opened and written."""
+    return rasterio.Env(**ENVIRONMENT)
+
+
+@contextmanager
+def open_raster(path: Place) -> Iterator[DatasetReader]:
+    """The raster at `path`, a local file or an http(s) url, open for reading.
+
+    Raises GridError (SourceError for a url) that names the file: missing, damaged, not of an allowed
+    format, or with blocks beyond the budget. Errors of reads inside the block name it too.
+    """
+    name = str(path)
+    with environment():
+        try:
+            with _open(_address(name)) as dataset:
+                _check_layout(dataset, name)
+                yield dataset
+        except (RasterioError, CRSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+            raise failure(name, reason_of(error)) from error
+
+
+def _address(name: str) -> str:
+    """What GDAL is given: an absolute path of a file that is there, or /vsicurl/ before an http(s) url."""
+    if re.match(r"https?://", name):
+        return "/vsicurl/" + name
+    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) or name.startswith("/vsi"):
+        raise GridError(f"{name}: only local files and http(s) urls are opened")
+    path = Path(name)
+    if not path.is_file():
+        raise GridError(f"{name}: " + ("is a folder, expected a raster" if path.is_dir() else "no such file"))
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise GridError(f"{name}: its name is no valid UTF-8, which GDAL needs; rename it") from error
+    return str(path.absolute())
+
+
+def _open(address: str) -> DatasetReader:
+    """By the first allowed driver that knows the format; GDAL alone would try all it has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # whoever needs a place asks for it and is told
+        for driver in DRIVERS:
+            try:
+                return rasterio.open(address, driver=driver, sharing=False)
+            except RasterioError as error:
+                if driver == DRIVERS[-1] or UNKNOWN not in str(error):
+                    raise
+    raise AssertionError
+
+
+def _check_layout(dataset: DatasetReader, name: str) -> None:
+    if not dataset.count:
+        raise GridError(f"{name}: has no band")
+    if dataset.count > MOST_BANDS:
+        raise GridError(f"{name}: has {dataset.count} bands, at most {MOST_BANDS} are read")
+    unreadable = [dtype for dtype in dataset.dtypes if np.dtype(dtype).kind not in "iuf"]
+    if unreadable:
+        raise GridError(f"{name}: holds {unreadable[0]}, only real numbers are read")
+    height, width = dataset.block_shapes[0]
+    together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
+    size = height * width * np.dtype(dataset.dtypes[0]).itemsize * together
+    if size > MOST_BLOCK_BYTES:
+        raise GridError(
+            f"{name}: is stored in blocks of {height} x {width} px, {size:,} bytes each, at most {MOST_BLOCK_BYTES:,} are decoded"
+        )
+
+
+def failure(name: str, reason: str) -> SkySenseError:
+    """A reader's fault for a file, a source's for an url."""
+    reason = reason.replace("/vsicurl/", "").replace(f"{Path(name).name}: ", "")
+    return (SourceError if name.startswith("http") else GridError)(f"{name}: {reason}")
+
+
+def reason_of(error: BaseException) -> str:
+    """What GDAL said first; the outer message is often only `Read failed`."""
+    said = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        said.append(str(error))
+    text = next((line for line in reversed(said) if line.strip()), type(error).__name__)
+    if UNKNOWN in text:
+        return f"is no raster of a known format ({', '.join(DRIVERS)}), or is damaged"
+    return f"cannot be read ({text})"
