@@ -160,16 +160,16 @@ def _cloud(places: Places, truth: Mapping[str, Any], rows: list[index.Row]) -> d
         series = npz.read(places.data / row.path).series["s2"]
         counts.clear += sum(int(pixels[window_of(series.grid)].sum()) for pixels in clear.values())
         for date, item in enumerate(series.items):
-            right, up = applied_px(series, date)
-            inside = window_of(series.grid, (-right, up))
+            right, down = applied_px(series, date)
+            inside = window_of(series.grid, (-right, -down))
             counts.add_kept(series.valid[date], clear[item][inside])
     return asdict(counts.scores())
 
 
 def applied_px(series: Series, date: int) -> tuple[float, float]:
-    """(right, up) in pixels by which the chain moved this date of a sample."""
-    moved = series.meta[date].get("shift_px")
-    return (0.0, 0.0) if moved is None else (float(moved[0]), float(moved[1]))
+    """(right, down) in pixels by which the chain moved this date of a sample."""
+    facts = series.meta[date]
+    return tuple(facts["shift_px"]) if facts.get("decision") == "moved" else (0.0, 0.0)
 
 
 # shifts
@@ -179,20 +179,16 @@ def _coregistration(places: Places, truth: Mapping[str, Any]) -> ShiftScores:
     """Every measurement of the build (one per date and block) against the shift that the simulation gave the date."""
     known = {date["id"]: date["shift_m"] for date in truth["sentinel-2-l2a"]}
     built = json.loads((places.data / "report.json").read_text(encoding="utf-8"))
-    true_m, measured_m, accepted = [], [], []
-    for one in measurements(built):
-        if one["item"] in known:
-            true_m.append(known[one["item"]])
-            measured_m.append((-one["dx_m"], -one["dy_m"]))  # the chain says how to move the image back
-            accepted.append(one["decision"] != "refused")
-    if not true_m:
+    measured = [(number, date) for number, block in enumerate(built["blocks"]) for date in block["dates"]["s2"] if "shift_px" in date]
+    if not measured:
         raise DataError(f"{places.data / 'report.json'}: holds no measured shift; was coregister left out of the recipe?")
-    return shift_scores(np.array(true_m), np.array(measured_m), np.array(accepted))
-
-
-def measurements(built: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The measured shifts in build-data's report: item, block, dx_m, dy_m, score, decision."""
-    return list(built["shifts"])
+    way_back = np.array([date["shift_px"] for _, date in measured]) * GSD_M  # to the right and down
+    return shift_scores(
+        true_m=np.array([known[date["item"]] for _, date in measured]),
+        measured_m=way_back * (-1, 1),
+        accepted=np.array([date["decision"] != "refused" for _, date in measured]),
+        block=np.array([number for number, _ in measured]),
+    )
 
 
 # maps

@@ -43,7 +43,7 @@ SPECTRA = {  # reflectance in the order of BANDS
 class Season:
     """A double logistic greenness curve: rises around `rise`, falls around `fall` (days of year), rates in days.
 
-    low, high: cover of green leaves in winter and at the peak; `second`: a catch crop's or regrowth's cover after the harvest
+    low, high: cover of green leaves before the season and at its peak; `second`: a catch crop's or regrowth's cover after the harvest
     """
 
     rise: float
@@ -59,7 +59,7 @@ class Season:
         up = 1 / (1 + np.exp(-(day + early - self.rise) / self.rise_rate))
         down = 1 / (1 + np.exp((day + early - self.fall) / self.fall_rate))
         regrown = self.second / (1 + np.exp(-(day - self.fall - 75) / 9))
-        return np.clip(self.low + (self.high - self.low) * up * down + regrown, 0, 1)
+        return np.clip((self.low + (self.high - self.low) * up) * down + regrown, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ COLORS = (
 )  # fmt: skip
 
 LEAVES = Season(rise=112, rise_rate=6, fall=296, fall_rate=9, low=0.0, high=1.0)
-MEADOW = Season(rise=84, rise_rate=14, fall=322, fall_rate=16, low=0.55, high=0.95)
+MEADOW = Season(rise=84, rise_rate=14, fall=345, fall_rate=16, low=0.55, high=0.95)
 SURFACES = {
     "lake": Surface(0, "lake", "lake", None, -19.5, -27.0),
     "river": Surface(0, "river", "river", None, -18.0, -26.0),
