@@ -21,7 +21,7 @@ from skysense_cli.core.objectives.supervised import Supervised
 from skysense_cli.data import npz
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample
-from skysense_cli.engine import bundle
+from skysense_cli.engine import bundle, optim
 from skysense_cli.engine.gather import Gathered, gather, gather_labelled
 from skysense_cli.engine.spec import BundleSpec, read_spec
 from skysense_cli.errors import BundleError, GridError, RecipeError
@@ -108,7 +108,9 @@ def assemble_pretraining(recipe: PretrainRecipe) -> Assembly:
         stored = bundle.read(recipe.start_from)
         load_weights(model, stored.tensors, "model", recipe.start_from)
         spec = spec.model_copy(update={"parent": stored.manifest[bundle.WEIGHTS]["sha256"]})
-    return Assembly(recipe.objective.build(model), spec, data)
+    objective = recipe.objective.build(model)
+    optim.freeze(objective, optim.parameter_places(objective), recipe.train.freeze)
+    return Assembly(objective, spec, data)
 
 
 def assemble_finetuning(recipe: FinetuneRecipe) -> Assembly:
@@ -130,7 +132,9 @@ def assemble_finetuning(recipe: FinetuneRecipe) -> Assembly:
         load_weights(model, _kept(stored.tensors, recipe.modalities), "model", stored.path)
         spec = spec.model_copy(update={"parent": stored.manifest[bundle.WEIGHTS]["sha256"]})
     head = recipe.head.build(model.spec, len(data.classes))
-    return Assembly(Supervised(model, head), spec, data, _validation(recipe, data))
+    objective = Supervised(model, head)
+    optim.freeze(objective, optim.parameter_places(objective), recipe.train.freeze)
+    return Assembly(objective, spec, data, _validation(recipe, data))
 
 
 def build_model(section: ModelSection, inputs: Mapping[str, Input]) -> SkySense:

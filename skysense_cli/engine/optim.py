@@ -41,8 +41,6 @@ def build(objective: nn.Module, plan: TrainSection) -> torch.optim.AdamW:
         if parameter.requires_grad:
             decay = plan.weight_decay if is_decayed(name, parameter) else 0.0
             groups.setdefault((places[name].scale, decay), []).append(parameter)
-    if not groups:
-        raise RecipeError("train.freeze: leaves no parameter to train")
     # largest scale first: then group 0 carries the learning rate that is logged
     ordered = sorted(groups.items(), key=lambda entry: (-entry[0][0], -entry[0][1]))
     return torch.optim.AdamW(
@@ -97,6 +95,7 @@ def freeze(objective: nn.Module, places: dict[str, Place], patterns: tuple[str, 
     """Switch off the gradient of every parameter whose label matches a pattern.
 
     A pattern is a shell pattern on the label or a leading part of it; `units.0-11` means each number of the range.
+    Raises RecipeError when a pattern matches nothing, or nothing is left to train.
     """
     labels = {place.label for place in places.values()}
     parameters = dict(objective.named_parameters())
@@ -108,6 +107,8 @@ def freeze(objective: nn.Module, places: dict[str, Place], patterns: tuple[str, 
         for name, parameter in parameters.items():
             if _matches(places[name].label, wanted):
                 parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise RecipeError("train.freeze: leaves no parameter to train")
 
 
 def _encoders(objective: nn.Module) -> Iterator[tuple[str, Encoder]]:
