@@ -1,4 +1,12 @@
-"""A sample on disk, schema 1: one `.npz` that tells all about itself. Keys and their meaning: README of the package.
+"""A sample on disk, schema 1: one `.npz` that tells all about itself.
+
+schema int32, id, crs, bounds (4,), lonlat (2,), modalities (M,), provenance (JSON); for each modality m:
+    m/sensor, m/bands (C,), m/pixels (T, C, H, W) in the sensor's dtype, m/times (T,) datetime64[s],
+    m/valid (T, H, W) bool, m/transform (6,) affine a b c d e f, m/items (T,), m/units, m/nodata, m/meta (T,) JSON;
+and of the label what is known:
+    label/raster and label/held_out (H, W) with label/transform, label/names (K,), label/colors (K, 3), label/ids (N,),
+    label/boxes (N, 4 or 5), label/values (P,), label/multi (K,), label/period (2,) datetime64[D], label/source.
+`Series`, `Label` and `Sample` explain them.
 
 No pickles. Stored members, so that `read_part` maps the dates and the window it needs; fixed order
 and zip dates, so that equal samples are equal bytes.

@@ -38,9 +38,9 @@ ENVIRONMENT = {
 Place = str | os.PathLike[str]
 
 
-def environment() -> rasterio.Env:
+def environment(**changes: str) -> rasterio.Env:
     """The GDAL settings under which every raster is opened and written."""
-    return rasterio.Env(**ENVIRONMENT)
+    return rasterio.Env(**{**ENVIRONMENT, **changes})
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def open_raster(path: Place) -> Iterator[DatasetReader]:
     format, or with blocks beyond the budget. Errors of reads inside the block name it too.
     """
     name = str(path)
-    with environment():
+    with environment(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if _is_url(name) else "TRUE"):  # no guesses at side files on a server
         try:
             with _open(_address(name)) as dataset:
                 _check_layout(dataset, name)
@@ -62,7 +62,7 @@ def open_raster(path: Place) -> Iterator[DatasetReader]:
 
 def _address(name: str) -> str:
     """What GDAL is given: an absolute path of a file that is there, or /vsicurl/ before an http(s) url."""
-    if re.match(r"https?://", name):
+    if _is_url(name):
         return "/vsicurl/" + name
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) or name.startswith("/vsi"):
         raise GridError(f"{name}: only local files and http(s) urls are opened")
@@ -74,6 +74,10 @@ def _address(name: str) -> str:
     except UnicodeEncodeError as error:
         raise GridError(f"{name}: its name is no valid UTF-8, which GDAL needs; rename it") from error
     return str(path.absolute())
+
+
+def _is_url(name: str) -> bool:
+    return re.match(r"https?://", name) is not None
 
 
 def _open(address: str) -> DatasetReader:
@@ -109,7 +113,7 @@ def _check_layout(dataset: DatasetReader, name: str) -> None:
 def failure(name: str, reason: str) -> SkySenseError:
     """A reader's fault for a file, a source's for an url."""
     reason = reason.replace("/vsicurl/", "").replace(f"{Path(name).name}: ", "")
-    return (SourceError if name.startswith("http") else GridError)(f"{name}: {reason}")
+    return (SourceError if _is_url(name) else GridError)(f"{name}: {reason}")
 
 
 def reason_of(error: BaseException) -> str:

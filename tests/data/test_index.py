@@ -64,7 +64,7 @@ def test_parts_are_geoparquet_with_footprints_in_degrees(tmp_path):
 
 
 def test_a_footprint_across_the_antimeridian_is_two_boxes(tmp_path):
-    from skysense_cli.geo.grid import transformer
+    from skysense_cli.geo.crs import transformer
 
     x, _ = transformer("EPSG:4326", "EPSG:32660").transform(180, 50.7)
     frame = geopandas.read_parquet(index.write_part(tmp_path, "a", [row(0, crs="EPSG:32660", left=float(round(x)) - 320)]))

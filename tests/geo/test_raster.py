@@ -1,10 +1,7 @@
 """Opening and reading rasters."""
 
-import http.server
-import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -14,9 +11,9 @@ from odc.geo.geobox import GeoBox
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
 
-from skysense_cli.errors import GridError, SkySenseError, SourceError
+from skysense_cli.errors import GridError, SkySenseError
 from skysense_cli.geo.grid import make_grid
-from skysense_cli.geo.opening import environment, open_raster
+from skysense_cli.geo.opening import open_raster
 from skysense_cli.geo.raster import describe, read_on_grid, read_small, read_window
 
 UTM = "EPSG:32631"
@@ -185,31 +182,6 @@ def refused(path, action, words, kind=GridError):
     assert str(path) in str(caught.value)
 
 
-def test_a_vrt_in_disguise_is_refused(tmp_path):
-    secret = put(tmp_path / "secret.tif", counts(1))
-    vrt = f"""<VRTDataset rasterXSize="40" rasterYSize="30"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
-        <SourceFilename>{secret}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"""
-    path = tmp_path / "scene.tif"
-    path.write_text(vrt)
-    rasterio.open(path).close()  # GDAL alone would follow it
-    refused(path, lambda: describe(path), "no raster of a known format")
-
-
-@pytest.mark.parametrize(
-    "address", ["/vsizip/a.zip/a.tif", "/vsimem/a.tif", "s3://bucket/a.tif", "zip+file://a.zip!a.tif", "ftp://x/a.tif"]
-)
-def test_addresses_other_than_files_and_http_are_refused(address):
-    refused(address, lambda: describe(address), "only local files and http")
-
-
-def test_missing_empty_and_foreign_files_are_refused(tmp_path):
-    refused(tmp_path / "a.tif", lambda: describe(tmp_path / "a.tif"), "no such file")
-    refused(tmp_path, lambda: describe(tmp_path), "is a folder")
-    for content in (b"", b"<html>503</html>", b"II*\0"):
-        (tmp_path / "a.tif").write_bytes(content)
-        refused(tmp_path / "a.tif", lambda: describe(tmp_path / "a.tif"), "no raster of a known format|cannot be read")
-
-
 def test_a_truncated_file_names_file_band_and_window(tmp_path):
     path = put(tmp_path / "a.tif", counts(3, 300, 400), None, interleave="band", compress="deflate")
     path.write_bytes(path.read_bytes()[:250_000])
@@ -220,52 +192,6 @@ def test_a_band_that_is_not_there_is_refused(tmp_path):
     path = put(tmp_path / "a.tif", counts(2))
     for number in (0, 3):
         refused(path, lambda: read_on_grid(path, GRID, [number]), f"has no band {number}, it has 2")
-
-
-def test_complex_numbers_and_unusable_transforms_are_refused(tmp_path):
-    refused(tmp_path / "a.tif", lambda: describe(put(tmp_path / "a.tif", counts(1).astype(np.complex64))), "holds complex64, only real")
-
-
-def test_budgets_stop_giant_blocks_and_reads(tmp_path):
-    path = tmp_path / "sparse.tif"
-    settings = {"driver": "GTiff", "dtype": "uint8", "count": 1, "SPARSE_OK": True}
-    with rasterio.open(path, "w", height=200_000, width=200_000, tiled=True, BIGTIFF="YES", **settings):
-        pass
-    with open_raster(path) as dataset:
-        assert read_window(dataset, [1], (slice(0, 10), slice(0, 10)))[0].shape == (1, 10, 10)
-    refused(path, lambda: read_window(path, [1]), "use smaller tiles")
-    with rasterio.open(path, "w", height=40_000, width=40_000, tiled=True, blockxsize=40_000, blockysize=40_000, **settings):
-        pass
-    refused(path, lambda: describe(path), "stored in blocks of 40000 x 40000 px")
-
-
-def test_no_side_file_is_followed_or_written(tmp_path):
-    path = put(tmp_path / "a.tif", counts(1))
-    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset><Metadata><MDI key='PLANTED'>1</MDI></Metadata></PAMDataset>")
-    assert "PLANTED" not in describe(path).tags
-    with environment(), rasterio.open(path) as file:
-        file.stats(indexes=1)
-    assert sorted(os.listdir(tmp_path)) == ["a.tif", "a.tif.aux.xml"] and "PLANTED" in (tmp_path / "a.tif.aux.xml").read_text()
-
-
-def test_a_silent_or_failing_server_is_a_source_error_with_the_url():
-    class Failing(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(404)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Failing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/a.tif"
-    try:
-        refused(url, lambda: describe(url), "cannot be read", SourceError)
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # collections of damaged rasters

@@ -8,7 +8,8 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from skysense_cli.geo.grid import make_grid, transformer
+from skysense_cli.geo.crs import transformer
+from skysense_cli.geo.grid import make_grid
 from skysense_cli.geo.grid import window as place_of
 from skysense_cli.geo.resample import resample, window_of
 
