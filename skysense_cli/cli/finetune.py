@@ -65,4 +65,5 @@ def _validation(recipe: "FinetuneRecipe", assembly: "Assembly", device: str) -> 
 
     if recipe.evaluate is None or assembly.val is None:
         return None
-    return Validation(recipe.evaluate.every, scorer(assembly.val, assembly.spec.regions, batch=recipe.train.batch, device=device))
+    score = scorer(assembly.val, assembly.spec.regions, batch=recipe.train.batch, device=device)
+    return Validation(recipe.evaluate.every, score, recipe.evaluate.metric)

@@ -29,10 +29,11 @@ Score = Callable[[Objective], dict[str, float]]
 
 @dataclass(frozen=True)
 class Validation:
-    """`score` is asked every `every` steps and at the end; its numbers go to the log."""
+    """`score` is asked every `every` steps and at the end; its numbers go to the log, `metric` is shown."""
 
     every: int
     score: Score
+    metric: str
 
 
 def train(
@@ -78,8 +79,10 @@ def train(
             if step % plan.log_every == 0 or step == plan.steps:
                 _log(log, step, window, rate, plan)
             if validation is not None and (step % validation.every == 0 or step == plan.steps):
-                _write(log, {"step": step, "scores": validation.score(objective)})
+                scores = validation.score(objective)
                 objective.train()
+                _write(log, {"step": step, "scores": scores})
+                console.say(f"step {step}/{plan.steps}  validation {validation.metric} {scores[validation.metric]:.3f}")
             if step % plan.save_every == 0 or step == plan.steps:
                 save(home, objective, optimizer, window, spec, step)
                 _prune(home, plan.keep)
