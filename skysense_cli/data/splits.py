@@ -29,7 +29,8 @@ def assign(blocks: Sequence[str], shares: Mapping[str, float], seed: int) -> dic
     if len(names) >= len(wanted):
         counts = {split: max(count, 1) for split, count in counts.items()}
     while sum(counts.values()) > len(names):
-        counts[max(counts, key=lambda split: counts[split] - shares[split] * len(names))] -= 1
+        rich = [split for split in counts if counts[split] > 1] or wanted
+        counts[max(rich, key=lambda split: counts[split] - shares[split] * len(names))] -= 1
     while sum(counts.values()) < len(names):
         counts[max(counts, key=lambda split: shares[split] * len(names) - counts[split])] += 1
     order = np.random.default_rng(seed).permutation(len(names))

@@ -13,9 +13,9 @@ from skysense_cli.data.radiometry import baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.errors import SourceError
 from skysense_cli.geo import raster
+from skysense_cli.geo.grid import bounds_of
 from skysense_cli.geo.grid import lonlat_bounds as in_degrees
 from skysense_cli.geo.raster import RasterInfo
-from skysense_cli.geo.grid import bounds_of
 from skysense_cli.sensors import Sensor
 
 TIME_COLUMNS = ("date", "time", "datetime", "acquisition")
@@ -185,7 +185,7 @@ def _named(path: str, below: str, found: re.Match[str] | None) -> _File:
     if found and "band" in groups:
         start, end = found.span("band")
         name = below[:start] + below[end:]
-    identity = re.sub(r"[/_.-]+$", "", name[: -len(Path(name).suffix)] if Path(name).suffix else name) or "scene"
+    identity = name.removesuffix(Path(below).suffix).rstrip("/_.-") or "scene"
     time = parse_time(groups["date"]) if "date" in groups else None
     if "date" in groups and time is None:
         raise SourceError(f"{path}: the pattern takes {groups['date']!r} for a date (expected e.g. 20210401 or 20210401T105031)")

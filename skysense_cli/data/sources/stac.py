@@ -67,15 +67,14 @@ class Stac(Source):
 
     def _listed(self, bounds: Bounds, period: tuple[np.datetime64, np.datetime64] | None) -> Iterator[pystac.Item]:
         """Items that the catalogue lists for the bounds and the period; more may come, they are filtered later."""
-        reader = StacApiIO(timeout=TIMEOUT_S, max_retries=RETRIES)
         if not urlsplit(self.url).path.endswith(".json"):
-            root = pystac_client.Client.open(self.url, stac_io=reader)
+            root = pystac_client.Client.open(self.url, stac_io=StacApiIO(timeout=TIMEOUT_S, max_retries=RETRIES))
             if not self.collection:
                 raise SourceError(f"{self.url}: is a STAC API, say which `collection` of it")
             span = None if period is None else "/".join(str(end.astype("datetime64[D]")) for end in period)
             yield from root.search(collections=[self.collection], bbox=bounds, datetime=span).items()
             return
-        top = pystac.read_file(self.url, stac_io=reader)
+        top = pystac.read_file(self.url, stac_io=_StaticIO(timeout=TIMEOUT_S, max_retries=RETRIES))
         if not isinstance(top, pystac.Catalog):
             raise SourceError(f"{self.url}: is a STAC {top.STAC_OBJECT_TYPE}, expected a catalogue or a collection")
         for child in _collections(top, bounds):
@@ -133,6 +132,13 @@ class Stac(Source):
         else:
             offset = float(raster.get("offset", 0.0)) / scale
         return Asset(href, number, scale=round(scale * 10000, 9), offset=round(offset, 6))
+
+
+class _StaticIO(StacApiIO):
+    """Reads like the API's reader, with time limits and retries, but gives plain pystac objects."""
+
+    def stac_object_from_dict(self, d: dict[str, Any], href: Any = None, root: Any = None, preserve_dict: bool = True) -> Any:
+        return pystac.StacIO.stac_object_from_dict(self, d, href, root, preserve_dict)
 
 
 def _collections(root: pystac.Catalog, bounds: Bounds) -> Iterator[pystac.Catalog]:

@@ -1,0 +1,262 @@
+"""The stac source against real items, a static catalogue on disk and over http, and a STAC API on this machine."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+import shapely
+
+from skysense_cli import sensors
+from skysense_cli.data.acquire import acquire
+from skysense_cli.data.clouds.none import NoMask
+from skysense_cli.data.clouds.scl import Scl
+from skysense_cli.data.sources.stac import Stac
+from skysense_cli.errors import SourceError
+from skysense_cli.geo.grid import make_grid
+
+S2, RTC, GRD = sensors.get("sentinel2_l2a"), sensors.get("sentinel1_rtc"), sensors.get("sentinel1_grd")
+HERE = (2.9, 50.4, 3.2, 50.7)
+YEAR = (np.datetime64("2021-01-01"), np.datetime64("2021-12-31"))
+KEYS = {
+    "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2", "B07": "rededge3", "B08": "nir", "B8A": "nir08",
+    "B11": "swir16", "B12": "swir22", "SCL": "scl",
+}  # fmt: skip
+
+
+def s2_item(folder: Path, geotiff, day: str, *, cloud: float = 10, level: int = 1500, left: float = 500000, **properties) -> dict:
+    """An item as Earth Search writes it, its assets 10 and 20 m files beside it."""
+    name = f"S2A_31UES_{day.replace('-', '')}_0_L2A"
+    assets = {}
+    for band, key in KEYS.items():
+        coarse = band in ("B05", "B06", "B07", "B8A", "B11", "B12", "SCL")
+        side, dtype = (16, "uint16") if coarse else (32, "uint16")
+        value = 4 if band == "SCL" else level
+        geotiff(folder / name / f"{band}.tif", np.full((side, side), value, np.uint8 if band == "SCL" else dtype),
+                gsd=20 if coarse else 10, nodata=0, left=left)  # fmt: skip
+        assets[key] = {"href": f"./{band}.tif", "type": "image/tiff; application=geotiff", "roles": ["data"]}
+        if band != "SCL":
+            assets[key]["eo:bands"] = [{"name": band, "common_name": key}]
+            assets[key]["raster:bands"] = [{"scale": 0.0001, "offset": -0.1, "nodata": 0}]
+    assets["visual"] = {"href": "./TCI.tif", "roles": ["visual"], "eo:bands": [{"name": "B04", "common_name": "red"}]}
+    west = 3.0 if left == 500000 else 9.0
+    box = [west, 50.5, west + 0.01, 50.6]
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": "sentinel-2-l2a", "bbox": box, "links": [], "assets": assets,
+        "geometry": shapely.geometry.mapping(shapely.box(*box)),
+        "properties": {"datetime": f"{day}T10:50:31Z", "eo:cloud_cover": cloud, "platform": "sentinel-2a", **properties},
+    }  # fmt: skip
+    (folder / name / f"{name}.json").write_text(json.dumps(item))
+    return item
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory, geotiff) -> Path:
+    """Four items: clear, cloudy, of another year, of another place."""
+    folder = tmp_path_factory.mktemp("catalog") / "s2"
+    items = [
+        s2_item(folder, geotiff, "2021-06-11", level=2500, **{"s2:processing_baseline": "05.00"}),
+        s2_item(folder, geotiff, "2021-04-02", **{"s2:processing_baseline": "02.14"}),
+        s2_item(folder, geotiff, "2021-05-02", cloud=90),
+        s2_item(folder, geotiff, "2020-05-02"),
+        s2_item(folder, geotiff, "2021-07-02", left=900000),
+    ]
+    collection = {
+        "type": "Collection", "stac_version": "1.0.0", "id": "sentinel-2-l2a", "description": "made for a test", "license": "other",
+        "extent": {"spatial": {"bbox": [[2.9, 50, 10, 51]]}, "temporal": {"interval": [["2020-01-01T00:00:00Z", None]]}},
+        "links": [{"rel": "item", "href": f"./{item['id']}/{item['id']}.json"} for item in items],
+    }  # fmt: skip
+    (folder / "collection.json").write_text(json.dumps(collection))
+    root = {"type": "Catalog", "stac_version": "1.0.0", "id": "root", "description": "made for a test",
+            "links": [{"rel": "child", "href": "./s2/collection.json"}]}  # fmt: skip
+    (folder.parent / "catalog.json").write_text(json.dumps(root))
+    (folder.parent / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    return folder.parent
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder with byte ranges, as object stores do."""
+
+    def do_GET(self):
+        path = Path(self.translate_path(self.path))
+        wanted = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range", ""))
+        if not wanted or not path.is_file():
+            super().do_GET()
+            return
+        content = path.read_bytes()
+        first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        self.wfile.write(content[first : last + 1])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(catalog):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Ranges, directory=str(catalog)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def check_first_item(item):
+    assert item.id == "S2A_31UES_20210402_0_L2A"
+    assert str(item.time) == "2021-04-02T10:50:31"
+    assert item.meta == {"platform": "sentinel-2a", "baseline": "02.14"}
+    assert set(item.assets) == set(KEYS)
+    grid = make_grid(500000, 5600000, 10, 32, 32, "EPSG:32631")
+    date = acquire(item, S2, grid, bands=S2.band_names, cloud_mask=Scl(S2))
+    assert (date.pixels == 1500).all() and date.valid.all()
+
+
+def test_a_static_catalogue_on_disk(catalog):
+    items = Stac(url=str(catalog / "catalog.json"), max_cloud=60).search(S2, HERE, YEAR, ("SCL",))
+    assert [item.id[10:18] for item in items] == ["20210402", "20210611"]
+    check_first_item(items[0])
+    assert len(Stac(url=str(catalog / "s2" / "collection.json")).search(S2, None, None)) == 5
+
+
+def test_a_static_catalogue_over_http(address):
+    items = Stac(url=f"{address}/catalog.json", max_cloud=60).search(S2, HERE, YEAR, ("SCL",))
+    assert len(items) == 2
+    assert items[0].assets["B02"].path.startswith(address)
+    check_first_item(items[0])
+
+
+def test_the_offset_is_taken_off_by_baseline(catalog):
+    old, new = Stac(url=str(catalog / "catalog.json"), max_cloud=60).search(S2, HERE, YEAR)
+    assert (old.assets["B02"].offset, new.assets["B02"].offset) == (0, -1000)
+    grid = make_grid(500000, 5600000, 10, 8, 8, "EPSG:32631")
+    date = acquire(new, S2, grid, bands=S2.band_names, cloud_mask=NoMask(S2))
+    assert (date.pixels == 1500).all()
+    assert date.meta["offset_applied"] == -1000
+
+
+@pytest.mark.parametrize(
+    ("properties", "offset"),
+    [
+        ({"s2:processing_baseline": "04.00", "earthsearch:boa_offset_applied": True}, 0),
+        ({"s2:processing_baseline": "04.00", "earthsearch:boa_offset_applied": False}, -1000),
+        ({"s2:processing_baseline": "03.01", "earthsearch:boa_offset_applied": False}, 0),
+        ({"sentinel:product_id": "S2A_MSIL2A_20200714T115221_N0509_R123_T28QCH_20200714T191310"}, -1000),
+        ({"sentinel:product_id": "S2A_MSIL2A_20220714T115221_N0214_R123_T28QCH_20220714T191310"}, 0),
+        ({}, -1000),  # nothing but the raster extension's offset
+    ],
+)
+def test_who_says_what_about_the_offset(tmp_path, geotiff, properties, offset):
+    item = s2_item(tmp_path, geotiff, "2021-06-11", **properties)
+    root = {"type": "Catalog", "stac_version": "1.0.0", "id": "a", "description": "a",
+            "links": [{"rel": "item", "href": f"./{item['id']}/{item['id']}.json"}]}  # fmt: skip
+    (tmp_path / "catalog.json").write_text(json.dumps(root))
+    (found,) = Stac(url=str(tmp_path / "catalog.json")).search(S2, None, None)
+    assert found.assets["B04"].offset == offset and found.assets["B04"].scale == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "sensor", "extra", "units", "asset"),
+    [
+        ("S2A_28QCH_20200714_0_L2A", S2, ("SCL",), "reflectance*10000", "B8A.tif"),
+        ("S2B_MSIL2A_20190629T212529_R043_T06VVN_20201006T080531", S2, ("SCL",), "reflectance*10000", "B8A_20m.tif"),
+        ("S2A_T07HFE_20190212T192646_L2A", S2, (), "reflectance*10000", "B8A_20m.tif"),
+        ("S1A_20200103_17RMJ_ASC", RTC, (), "gamma0 linear", "Gamma0_VH.tif"),
+        ("S1A_IW_GRDH_1SDV_20210809T173953", GRD, (), "DN", "-002.tiff"),
+    ],
+)
+def test_items_of_real_archives(shared_data, tmp_path, name, sensor, extra, units, asset):
+    content = pystac.Item.from_file(str(shared_data("stac_items") / f"{name}.json"))
+    content.clear_links()
+    root = pystac.Catalog("root", "a")
+    root.add_item(content)
+    for one in content.assets.values():
+        one.href = re.sub(r"^s3://", "https://s3.example.org/", one.href)
+        one.href = one.href if "://" in one.href else f"https://s3.example.org/{one.href}"
+    root.normalize_and_save(str(tmp_path), pystac.CatalogType.SELF_CONTAINED)
+    (item,) = Stac(url=str(tmp_path / "catalog.json")).search(sensor, None, None, extra)
+    assert item.units == units
+    assert item.assets[sensor.band_names[-3 if sensor is S2 else -1]].path.endswith(asset)
+    assert item.assets[sensor.band_names[0]].offset == 0
+    if sensor is S2:  # the sharpest copy where the archive keeps several
+        assert not re.search(r"_[26]0m", item.assets["B02"].path)
+    if sensor.kind == "sar":
+        assert item.meta["relative_orbit"] in (59, 121) and item.meta["orbit_pass"] == "ascending"
+
+
+def test_a_missing_band_is_named_with_what_there_is(catalog):
+    with pytest.raises(SourceError, match=r"item S2A_31UES_\d+_0_L2A has no asset for band VV \(assets: blue, green"):
+        Stac(url=str(catalog / "catalog.json")).search(RTC, None, None)
+
+
+def test_a_remote_catalogue_may_not_point_to_local_files(catalog, address, tmp_path_factory):
+    item = json.loads(next((catalog / "s2").glob("*20210402*/*.json")).read_text())
+    item["assets"]["blue"]["href"] = "file:///etc/passwd"
+    folder = catalog / "evil"
+    folder.mkdir(exist_ok=True)
+    (folder / "item.json").write_text(json.dumps(item))
+    root = {"type": "Catalog", "stac_version": "1.0.0", "id": "e", "description": "e", "links": [{"rel": "item", "href": "./item.json"}]}
+    (folder / "catalog.json").write_text(json.dumps(root))
+    with pytest.raises(SourceError, match="points to the local file file:///etc/passwd|keeps blue at"):
+        Stac(url=f"{address}/evil/catalog.json").search(S2, None, None)
+
+
+def test_an_unreadable_catalogue_is_named(tmp_path, address):
+    with pytest.raises(SourceError, match=r"nothing/catalog.json: cannot read the catalogue"):
+        Stac(url=str(tmp_path / "nothing" / "catalog.json")).search(S2, None, None)
+    with pytest.raises(SourceError, match=r"missing.json: cannot read the catalogue"):
+        Stac(url=f"{address}/missing.json").search(S2, None, None)
+    (tmp_path / "catalog.json").write_text("{broken")
+    with pytest.raises(SourceError, match=r"catalog.json: cannot read the catalogue"):
+        Stac(url=str(tmp_path / "catalog.json")).search(S2, None, None)
+
+
+def test_a_stac_api(catalog, address):
+    """rustac answers bounding box, time and paging; cloud cover is filtered here."""
+    program = Path(sysconfig.get_path("scripts")) / "rustac"
+    if not program.exists() and not shutil.which("rustac"):
+        pytest.skip("rustac is not installed")
+    items = json.loads((catalog / "items.json").read_text())
+    for item in items["features"]:
+        for asset in item["assets"].values():
+            asset["href"] = f"{address}/s2/{item['id']}/{asset['href'][2:]}"
+    (catalog / "served.json").write_text(json.dumps(items))
+    collection = json.loads((catalog / "s2" / "collection.json").read_text()) | {"links": []}  # it would follow them from where it runs
+    (catalog / "served_collection.json").write_text(json.dumps(collection))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(program), "serve", "-a", f"127.0.0.1:{port}", str(catalog / "served_collection.json"), str(catalog / "served.json")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}")
+            with pytest.raises(SourceError, match="is a STAC API, say which `collection`"):
+                Stac(url=f"http://127.0.0.1:{port}").search(S2, HERE, YEAR)
+            source = Stac(url=f"http://127.0.0.1:{port}", collection="sentinel-2-l2a", max_cloud=60)
+            found = source.search(S2, HERE, YEAR, ("SCL",))
+            assert [item.id[10:18] for item in found] == ["20210402", "20210611"]
+            check_first_item(found[0])
+        finally:
+            server.terminate()
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(100):
+        try:
+            urllib.request.urlopen(url, timeout=1)
+            return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"{url} does not answer")
