@@ -11,7 +11,7 @@ import numpy as np
 
 from skysense_cli.data.radiometry import baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
-from skysense_cli.errors import SourceError
+from skysense_cli.errors import GridError, SourceError
 from skysense_cli.geo import raster
 from skysense_cli.geo.grid import bounds_of
 from skysense_cli.geo.grid import lonlat_bounds as in_degrees
@@ -79,7 +79,11 @@ class Folder(Source):
         for name, parts in scenes.items():
             if parts[0].time is not None and not within(parts[0].time, period):
                 continue
-            info = raster.describe(parts[0].path)
+            try:
+                info = raster.describe(parts[0].path)
+            except GridError:  # listed all the same: who reads it reports it as a scene that cannot be read
+                items.append(_unopened(name, parts[0], sensor, extra_bands))
+                continue
             time = _time(parts[0], info.tags)
             if not within(time, period) or not _touches(info, lonlat_bounds):
                 continue
@@ -148,6 +152,12 @@ class Folder(Source):
         if len(given) > info.count:
             raise SourceError(f"{path}: has {info.count} bands, but {len(given)} are named in order ({', '.join(given)})")
         return list(given)
+
+
+def _unopened(name: str, file: _File, sensor: Sensor, extra_bands: tuple[str, ...]) -> Item:
+    """An item whose every band is a file that does not open."""
+    assets = {band: Asset(file.path) for band in (*sensor.band_names, *extra_bands)}
+    return Item(name, file.time if file.time is not None else NAT, assets, sensor.units, dict(file.facts))
 
 
 def _meaning(text: str, sensor: Sensor, extra_bands: tuple[str, ...]) -> str | None:
