@@ -100,8 +100,11 @@ class Layer(nn.Module):
 
 
 def init_linear(module: nn.Module) -> None:
-    """For `Module.apply`: truncated normal weights of deviation 0.02 and zero biases in every Linear."""
+    """For `Module.apply`: weights that keep the variance (Glorot) and zero biases in every Linear.
+
+    Paper silent. The customary deviation of 0.02 is about right at 1024 channels, but silences models of 64.
+    """
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

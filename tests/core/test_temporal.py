@@ -3,7 +3,7 @@ import torch
 
 from skysense_cli.core.fusions import temporal
 from skysense_cli.core.fusions.mean import Mean
-from skysense_cli.core.fusions.temporal import Temporal
+from skysense_cli.core.fusions.temporal import Temporal, seasons
 from skysense_cli.errors import RecipeError
 
 
@@ -118,3 +118,11 @@ def test_the_mean_is_over_seen_tokens_only():
     tokens = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [50.0, 50.0]], [[7.0, 7.0]] * 3])
     seen = torch.tensor([[True, True, False], [False] * 3])
     assert Mean(2)(tokens, torch.zeros(2, 3), seen).tolist() == [[2.0, 4.0], [0.0, 0.0]]
+
+
+def test_the_date_table_starts_as_a_closed_smooth_year():
+    table = seasons(48)
+    steps = (table - table.roll(1, dims=0)).norm(dim=1)
+    assert table.shape == (365, 48)
+    assert torch.allclose(steps, steps.mean().expand(365), rtol=1e-4)  # the step from December to January is like any other
+    assert abs(float(table.std()) - 0.3) < 0.01

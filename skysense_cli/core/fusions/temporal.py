@@ -9,6 +9,7 @@ from skysense_cli.core.transformer import Layer, init_linear
 from skysense_cli.errors import RecipeError
 
 DAYS = 365
+MOST_PERIODS = 12  # in a year: a wave is at least a month long
 MAX_TOKENS = 65_536  # at once without gradient; a whole scene's cells times its dates would not fit into memory
 
 
@@ -25,13 +26,12 @@ class Temporal(Fusion):
         if dim % heads or depth < 1:
             raise RecipeError(f"temporal: dim {dim} must be a multiple of heads {heads}, and depth {depth} at least 1")
         self.dim = dim
-        self.date_embedding = nn.Parameter(torch.zeros(DAYS, width))
+        self.date_embedding = nn.Parameter(seasons(width))
         self.porj_linear = nn.Linear(width, dim)  # spelled as in the released weights
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
         self.layers = nn.ModuleList(Layer(dim, heads, mlp=mlp, drop_path=rate) for rate in rates)
         self.apply(init_linear)
-        nn.init.trunc_normal_(self.date_embedding, std=0.02)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, tokens: Tensor, days: Tensor, seen: Tensor) -> Tensor:
@@ -69,6 +69,18 @@ class Temporal(Fusion):
         if bool(kept.all()):
             return x, None
         return x, torch.cat([torch.ones_like(kept[:, :1]), kept], dim=1)
+
+
+def seasons(width: int) -> Tensor:
+    """(365, width): where the date table starts: waves of 1 to 12 periods a year, of deviation 0.3.
+
+    Paper silent. Neighbouring days start alike and December meets January, so that a few hundred steps and dates never
+    seen in training are no trouble; from noise every day would have to be learned on its own.
+    """
+    column = torch.arange(width)
+    periods = 1 + column // 2 % MOST_PERIODS
+    angle = 2 * torch.pi * torch.arange(DAYS).unsqueeze(1) * periods / DAYS
+    return 0.3 * 2**0.5 * torch.where(column % 2 == 0, angle.sin(), angle.cos())
 
 
 build = Temporal
