@@ -56,3 +56,14 @@ def test_batch_norm_takes_a_single_value_per_channel_in_training():
     assert norm.num_batches_tracked == 0
     many = torch.randn(2, 3, 4, 4)
     assert norm(many).mean(dim=(0, 2, 3)).abs().max() < 1e-6
+
+
+def test_fully_balanced_every_class_of_the_batch_counts_the_same():
+    raw = torch.randn(1, 3, 4, 4)
+    labels = torch.zeros(1, 4, 4, dtype=torch.int64)
+    labels[0, 0, 0], labels[0, 3] = 2, 255  # 11 pixels of class 0, one of class 2, none of class 1
+    head = RasterHead()
+    head.balance = 1.0
+    losses = torch.nn.functional.cross_entropy(raw, labels, ignore_index=255, reduction="none")
+    expected = (losses[labels == 0].mean() + losses[labels == 2].mean()) / 2
+    torch.testing.assert_close(head.loss(raw, Target(raster=labels))["cross_entropy"], expected)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skysense_cli.core.batch import IGNORE, Target
-from skysense_cli.core.collective import mean_over_ranks
+from skysense_cli.core.collective import mean_over_ranks, sum_ranks
 from skysense_cli.core.heads import Head
 
 
@@ -15,20 +15,30 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class RasterHead(Head):
-    """A head whose raw scores (B, K, h, w) are a map of classes, coarser or finer than the labels."""
+    """A head whose raw scores (B, K, h, w) are a map of classes, coarser or finer than the labels.
+
+    balance: how much rare classes count, 0 (each pixel the same) to 1 (each class of the batch the same)
+    """
 
     output = "raster"
+    balance: float = 0.0
 
     def loss(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
-        """Mean cross entropy at the labels' own size; pixels with label 255 take no part."""
+        """Weighted mean cross entropy at the labels' own size; pixels with label 255 take no part."""
         if target.raster is None:
             raise ValueError("a raster head needs target.raster")
         scores = self.predict(raw, (target.raster.shape[-2], target.raster.shape[-1]))
         per_pixel = F.cross_entropy(scores, target.raster, ignore_index=IGNORE, reduction="none")
-        return {"cross_entropy": mean_over_ranks(per_pixel.flatten(), (target.raster != IGNORE).flatten())}
+        return {"cross_entropy": mean_over_ranks(per_pixel.flatten(), self._weights(target.raster, scores.shape[1]).flatten())}
 
     def predict(self, raw: Tensor, size: tuple[int, int]) -> Tensor:
         return resized(raw.float(), size)
+
+    def _weights(self, labels: Tensor, classes: int) -> Tensor:
+        """What each pixel counts: 0 where ignored, else (1 / pixels of its class in the global batch) ** balance, up to a factor."""
+        counts = sum_ranks(torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:classes].float())
+        weights = (counts.sum() / counts.clamp(min=1)).pow(self.balance)
+        return torch.cat([weights, weights.new_zeros(IGNORE + 1 - classes)])[labels]
 
 
 class BatchNorm(nn.BatchNorm2d):

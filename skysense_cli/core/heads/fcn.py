@@ -9,10 +9,21 @@ from skysense_cli.core.heads._raster import ConvNorm, RasterHead
 
 
 class Fcn(RasterHead):
-    """`depth` blocks of 3x3 convolution, norm and ReLU, then a class per cell."""
+    """`depth` blocks of 3x3 convolution, norm and ReLU, then a class per cell. balance: see `RasterHead`."""
 
-    def __init__(self, spec: FeatureSpec, classes: int, /, *, width: int = 256, depth: int = 2, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        classes: int,
+        /,
+        *,
+        width: int = 256,
+        depth: int = 2,
+        dropout: float = 0.1,
+        balance: float = 0.0,
+    ) -> None:
         super().__init__()
+        self.balance = balance
         widths = [spec.fused, *[width] * depth]
         self.convs = nn.Sequential(*(ConvNorm(before, after, 3) for before, after in pairwise(widths)))
         self.dropout = nn.Dropout2d(dropout)

@@ -24,8 +24,10 @@ class UPerNet(RasterHead):
         width: int = 512,
         pool_scales: tuple[int, ...] = (1, 2, 3, 6),
         dropout: float = 0.1,
+        balance: float = 0.0,
     ) -> None:
         super().__init__()
+        self.balance = balance
         pooled = [nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvNorm(spec.fused, width, 1)) for scale in pool_scales]
         self.psp_modules = nn.ModuleList(pooled)
         self.bottleneck = ConvNorm(spec.fused + len(pool_scales) * width, width, 3)
