@@ -54,11 +54,16 @@ def align(feeds: Sequence[Feed], reference: str, bounds: Bounds, crs: str, limit
     orbit, since a single date is mostly speckle. Modalities of two resolutions meet on the coarser grid.
     """
     chosen = next(feed for feed in feeds if feed.name == reference)
-    found = {reference: _align_reference(chosen, _match_grid(bounds, chosen.gsd, crs), limits, period)}
+    own, clearest = _align_reference(chosen, _match_grid(bounds, chosen.gsd, crs), limits, period)
+    found = {reference: own}
+    targets: dict[float, Edges | None] = {}
     for feed in feeds:
         if feed.name != reference:
-            grid = _match_grid(bounds, max(feed.gsd, chosen.gsd), crs)
-            target = _reference_edges(chosen, found[reference], grid, period)
+            gsd = max(feed.gsd, chosen.gsd)
+            grid = _match_grid(bounds, gsd, crs)
+            if gsd not in targets:
+                targets[gsd] = _reference_edges(chosen, [item for item in clearest if not own[item.id].dropped], own, grid)
+            target = targets[gsd]
             if target is None:
                 console.warn(f"no date of {reference} is clear enough to co-register {feed.name} with it; {feed.name} stays as it is")
                 continue
@@ -77,40 +82,32 @@ def _match_grid(bounds: Bounds, gsd: float, crs: str) -> GeoBox:
     return make_grid(left - start[0] * gsd, top + start[1] * gsd, gsd, sides[1], sides[0], crs)
 
 
-def _align_reference(feed: Feed, grid: GeoBox, limits: Limits, period: Days) -> dict[str, Alignment]:
-    """Each date of the reference modality against their common median."""
+def _align_reference(feed: Feed, grid: GeoBox, limits: Limits, period: Days) -> tuple[dict[str, Alignment], list[Item]]:
+    """Each date of the reference modality against their common median, and the items that make the median."""
     edges: dict[str, Edges] = {}
-    clearest: dict[int, tuple[float, Acquisition]] = {}
+    clearest: dict[int, tuple[float, Item, Acquisition]] = {}
     for item, image in _images(feed, grid):
         edges[item.id] = _kept_small(coregister.edges(image.pixels, image.valid))
         share, place = float(image.valid.mean()), bin_of(item.time, period, REFERENCE_DATES)
-        if share > max(clearest.get(place, (0.0, None))[0], 0.0):
-            clearest[place] = (share, image)
+        if share > (clearest[place][0] if place in clearest else 0.0):
+            clearest[place] = (share, item, image)
     ranked = sorted(clearest.values(), key=lambda one: -one[0])
     ranked = [one for one in ranked if one[0] >= CLEAR_ENOUGH * ranked[0][0]]
+    items = [item for _, item, _ in ranked]
     if len(edges) < 2 or not ranked:
-        return {name: Alignment(Shift(0.0, 0.0, 1.0, 1.0), "below min_shift") for name in edges}
-    images, valids = [one.pixels for _, one in ranked], [one.valid for _, one in ranked]
+        return {name: Alignment(Shift(0.0, 0.0, 1.0, 1.0), "below min_shift") for name in edges}, items
+    images, valids = [image.pixels for *_, image in ranked], [image.valid for *_, image in ranked]
     target = coregister.build_reference(images, valids, gsd_m=_gsd(grid), max_shift_m=limits.max_shift_m)
     shifts = {name: _measured(one, target, grid, limits) for name, one in edges.items()}
     accepted = [shift for shift in shifts.values() if shift and limits.decide(shift) != "refused"]
     middle = np.mean([(shift.dx_m, shift.dy_m) for shift in accepted], axis=0) if len(accepted) > 2 else np.zeros(2)
-    return {name: _decided(_less(shift, middle), limits) for name, shift in shifts.items()}
+    return {name: _decided(_less(shift, middle), limits) for name, shift in shifts.items()}, items
 
 
-def _reference_edges(feed: Feed, known: dict[str, Alignment], grid: GeoBox, period: Days) -> Edges | None:
-    """Edges of the reference modality on `grid`, its dates moved to where they belong."""
-    clearest: dict[int, tuple[float, Acquisition]] = {}
-    usable = [item for item in feed.items if item.id in known and not known[item.id].dropped]
-    for item, image in _images(feed, grid, usable, {item.id: known[item.id].shift_m for item in usable}):
-        share, place = float(image.valid.mean()), bin_of(item.time, period, REFERENCE_DATES)
-        if share > clearest.get(place, (0.0, None))[0]:
-            clearest[place] = (share, image)
-    if not clearest:
-        return None
-    best = max(share for share, _ in clearest.values())
-    kept = [image for share, image in clearest.values() if share >= CLEAR_ENOUGH * best]
-    return coregister.median_edges([image.pixels for image in kept], [image.valid for image in kept])
+def _reference_edges(feed: Feed, items: Sequence[Item], known: dict[str, Alignment], grid: GeoBox) -> Edges | None:
+    """Edges of the median of these dates of the reference modality on `grid`, each moved to where it belongs."""
+    images = [image for _, image in _images(feed, grid, items, {item.id: known[item.id].shift_m for item in items}) if image.valid.any()]
+    return coregister.median_edges([image.pixels for image in images], [image.valid for image in images]) if images else None
 
 
 def _align_dates(feed: Feed, target: Edges, grid: GeoBox, limits: Limits) -> dict[str, Alignment]:
