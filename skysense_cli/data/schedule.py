@@ -1,11 +1,15 @@
 """A function mapped over items, here or by Dask: what was done, what failed, in the order of the items."""
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from skysense_cli import console
 from skysense_cli.errors import SkySenseError
+
+STOP_S = 0.5  # that a worker process has to end by itself
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -54,10 +58,20 @@ def _client(workers: int, address: str | None) -> Iterator[Any]:
             yield client
         return
     cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, memory_limit=0
-    )
+        n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, memory_limit=0,
+        silence_logs=logging.CRITICAL,
+    )  # fmt: skip
     with cluster, Client(cluster) as client:
-        yield client
+        try:
+            yield client
+        except BaseException:  # an interrupt too: a worker in the middle of a block would hold the exit up for seconds
+            cluster.sync(_stop, list(cluster.workers.values()))
+            raise
+
+
+async def _stop(nannies: Sequence[Any]) -> None:
+    """End the worker processes now; what they have not finished is left to the next run."""
+    await asyncio.gather(*(nanny.close(timeout=STOP_S) for nanny in nannies))
 
 
 class _Guarded:
