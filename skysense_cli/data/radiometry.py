@@ -143,7 +143,7 @@ def _suggestion(median: float, sensor: Sensor) -> str:
 
 def _check_radar(some: np.ndarray, name: str, units: str) -> None:
     low, median, high = (float(np.nanpercentile(some, share)) for share in (1, 50, 99))
-    if units.endswith("linear") and low < 0:
+    if units.endswith("linear") and low < -1:  # power that noise was taken off may be a little below 0
         raise DataError(
             f"{name}: is said to be linear power, but 1 % of its numbers lie below {low:.3g}; looks like dB: set units: '{units[:6]} dB'"
         )

@@ -105,3 +105,4 @@ def test_power_called_decibels_and_the_reverse_are_refused():
     with pytest.raises(DataError, match="uncalibrated numbers"):
         radiometry.check_numbers(S1, power * 4000, data, "a", "sigma0 linear")
     radiometry.check_numbers(S1, power, data, "a", "sigma0 linear")
+    radiometry.check_numbers(S1, power - 0.015, data, "noise was taken off", "sigma0 linear")
