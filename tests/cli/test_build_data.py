@@ -1,0 +1,78 @@
+"""`skysense build-data` as a user runs it: exit code, what it says, what it leaves."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+RECIPE = """\
+recipe: build-data
+version: 1
+output: {home}/data
+area: {home}/scenes/S2_20210401.tif
+period: {{start: 2021-01-01, end: 2021-12-31}}
+grid: {{size_m: 160, anchor: area, crs: "EPSG:32631"}}
+modalities:
+  s2:
+    sensor: sentinel2_l2a
+    gsd: 10
+    source: {{kind: folder, path: {home}/scenes, pattern: "S2_(?P<date>\\\\d{{8}}).tif"}}
+    dates: {{at_least: 1}}
+workers: 1
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    (tmp_path / "scenes").mkdir()
+    for day in ("20210401", "20210611"):
+        write(tmp_path / "scenes" / f"S2_{day}.tif", np.random.default_rng(0).integers(300, 3000, (10, 32, 32)).astype(np.uint16))
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(home=tmp_path))
+    return tmp_path / "recipe.yaml"
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    with rasterio.open(path, "w", driver="GTiff", count=len(pixels), height=32, width=32, dtype=pixels.dtype, crs="EPSG:32631",
+                       transform=Affine(10, 0, 500000, 0, -10, 5600000)) as dataset:  # fmt: skip
+        dataset.write(pixels)
+        dataset.descriptions = BANDS
+
+
+def skysense(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "skysense_cli", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(recipe):
+    run = skysense("build-data", recipe, "--dry-run")
+    assert run.returncode == 0, run.stderr
+    assert "4 of 160 m in 1 blocks" in run.stdout
+    assert "2 items of sentinel2_l2a, 2021-04-01 to 2021-06-11; 1-40 dates x 10 x 16 x 16 uint16" in run.stdout
+    assert not (recipe.parent / "data").exists()
+
+
+def test_a_build_says_what_it_made_and_where(recipe):
+    run = skysense("build-data", recipe, "--out", recipe.parent / "elsewhere")
+    assert run.returncode == 0, run.stderr
+    assert f"4 samples of 4 footprints (4 train) in {recipe.parent / 'elsewhere'}" in run.stdout
+    made = {path.name for path in (recipe.parent / "elsewhere").iterdir()}
+    assert made == {"recipe.yaml", "environment.json", "samples", "index", "report.json"}
+
+
+def test_numbers_of_another_scale_end_with_one_line_that_says_what_to_set(recipe):
+    for path in (recipe.parent / "scenes").glob("*.tif"):
+        write(path, np.full((10, 32, 32), 0.2, np.float32))
+    run = skysense("build-data", recipe)
+    assert run.returncode == 3
+    assert "looks like reflectance 0-1: set scale: 10000" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
+def test_scenes_that_are_not_there_end_with_code_5(recipe):
+    run = skysense("build-data", recipe, "--set", "modalities.s2.source.pattern=none_(?P<date>.{8}).tif")
+    assert run.returncode == 5
+    assert "no file matches" in run.stderr.splitlines()[-1]
