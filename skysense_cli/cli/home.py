@@ -61,7 +61,8 @@ def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]
 
     place = _Place.of(output, recipe)
     with _locked(place.lock, output):
-        text = resolved.to_yaml(recipe)
+        here = Path(output.name) if place.single else Path(".")  # equal runs leave equal files, wherever they are
+        text = resolved.to_yaml(recipe.model_copy(update={"output": here}))
         resumed = place.check(recipe, overwrite=options.overwrite)
         write_text(place.environment, json.dumps(environment(recipe), indent=2, sort_keys=True) + "\n")
         write_text(place.recipe, text)

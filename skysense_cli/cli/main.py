@@ -4,6 +4,7 @@
 1 a bug, with its traceback.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,8 @@ import typer
 from skysense_cli import __version__, console
 from skysense_cli.cli import build_data, demo, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
 from skysense_cli.errors import SkySenseError, SkySenseWarning
+
+NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's disk, not bugs
 
 app = typer.Typer(
     name="skysense", rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True,
@@ -63,6 +66,12 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN or debug:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        console.fail(f"{place}cannot be written ({error.strerror}); free or choose another disk and run the same command again")
+        sys.exit(SkySenseError.exit_code)
 
 
 def _terminate(number: int, frame: Any) -> None:

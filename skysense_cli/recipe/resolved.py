@@ -1,5 +1,6 @@
 """A checked recipe as text again: complete, with every default, so that it can be read and run later."""
 
+import functools
 import hashlib
 import io
 import json
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from skysense_cli.recipe.text import Path_, parse, show, simple
+
+HOW: tuple[Path_, ...] = (("output",), ("workers",), ("train", "workers"))  # where and how fast, not what
 
 
 def to_yaml(recipe: BaseModel) -> str:
@@ -29,16 +32,18 @@ def plain(recipe: BaseModel) -> dict[str, Any]:
 
 
 def digest(recipe: BaseModel) -> str:
-    """Hexadecimal SHA-256 of what the recipe asks for; where it writes (`output`) does not count."""
+    """Hexadecimal SHA-256 of what the recipe asks for; where it writes and with how many workers does not count."""
     tree = plain(recipe)
-    tree.pop("output", None)
+    for *parents, name in HOW:
+        section = functools.reduce(lambda inner, key: inner.get(key, {}), parents, tree)
+        section.pop(name, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def differences(text: str, recipe: BaseModel) -> list[str]:
-    """What differs between a resolved recipe's text and `recipe`, one `key: old -> new` each; `output` does not count."""
+    """What differs between a resolved recipe's text and `recipe`, one `key: old -> new` each; `HOW` does not count."""
     old, new = _flat(parse(text, "recipe.yaml").tree), _flat(plain(recipe))
-    keys = [key for key in (*old, *(key for key in new if key not in old)) if key != ("output",)]
+    keys = [key for key in (*old, *(key for key in new if key not in old)) if key not in HOW]
     missing = "nothing"
     return [f"{show(key)}: {old.get(key, missing)} -> {new.get(key, missing)}" for key in keys if not _same(old, new, key)]
 

@@ -32,7 +32,7 @@ def test_a_folder_is_marked_with_recipe_and_environment(tmp_path):
         assert home.digest == digest(recipe())
         assert not home.resumed
     assert files(tmp_path / "maps") == ["environment.json", "recipe.yaml"]
-    assert load_recipe(tmp_path / "maps" / "recipe.yaml") == recipe()
+    assert load_recipe(tmp_path / "maps" / "recipe.yaml") == recipe().model_copy(update={"output": Path(".")})
     environment = json.loads((tmp_path / "maps" / "environment.json").read_text())
     assert {"python", "skysense", "packages", "seed"} == set(environment)
     assert {"torch", "numpy", "rasterio"} <= set(environment["packages"])
@@ -56,7 +56,7 @@ def test_another_recipe_is_refused_by_the_keys_that_differ(tmp_path):
     with pytest.raises(OutputError, match=r"made with another recipe \(bundle: b -> c; tiles.batch: 8 -> 3\); choose another --out"):
         with claim(tmp_path, other, Options()):
             pass
-    assert load_recipe(tmp_path / "recipe.yaml") == recipe()
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe().model_copy(update={"output": Path(".")})
 
 
 def test_overwrite_empties_what_another_recipe_left(tmp_path):
@@ -66,7 +66,7 @@ def test_overwrite_empties_what_another_recipe_left(tmp_path):
     with claim(tmp_path, recipe(bundle="c"), Options(overwrite=True)) as home:
         assert not home.resumed
     assert files(tmp_path) == ["environment.json", "recipe.yaml"]
-    assert load_recipe(tmp_path / "recipe.yaml") == recipe(bundle="c")
+    assert load_recipe(tmp_path / "recipe.yaml") == recipe(bundle="c").model_copy(update={"output": Path(".")})
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -1,5 +1,7 @@
 """The command as a user runs it: quick to answer, one line per error, documented exit codes."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -160,3 +162,14 @@ def test_a_reader_that_goes_away_is_no_error():
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert result.stdout == "{\n"
     assert result.stderr == ""
+
+
+def test_a_full_disk_is_one_line_not_a_traceback(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x.npz"))
+
+    monkeypatch.setattr(main, "app", full)
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 3
+    assert f"{tmp_path / 'x.npz'}: cannot be written (No space left on device)" in capsys.readouterr().err

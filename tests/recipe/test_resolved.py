@@ -52,3 +52,10 @@ def test_odd_texts_survive(tmp_path, text):
     again = load_recipe(tmp_path / "recipe.yaml")
     assert again.bundle == Path("b/" + text)
     assert again.scene["s2"].source.options["path"] == [text]
+
+
+def test_the_number_of_workers_is_no_part_of_what_a_recipe_asks_for():
+    recipe = load_recipe("build_data/folder")
+    more = recipe.model_copy(update={"workers": recipe.workers + 1})
+    assert digest(more) == digest(recipe)
+    assert differences(to_yaml(recipe), more) == []
