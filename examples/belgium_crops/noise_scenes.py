@@ -14,9 +14,7 @@ def main(scenes: Path, output: Path) -> None:
         for path in sorted((scenes / folder).glob("*.tif")):
             with rasterio.open(path) as source:
                 pixels, profile, tags, names = source.read(), source.profile, source.tags(), source.descriptions
-            noise = np.random.default_rng([ord(letter) for letter in path.stem]).permuted(
-                pixels.reshape(len(pixels), -1), axis=1
-            )
+            noise = np.random.default_rng([ord(letter) for letter in path.stem]).permuted(pixels.reshape(len(pixels), -1), axis=1)
             with rasterio.open(output / folder / path.name, "w", **profile) as copy:
                 copy.write(noise.reshape(pixels.shape))
                 copy.update_tags(**tags)
