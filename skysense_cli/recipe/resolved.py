@@ -1,6 +1,5 @@
 """A checked recipe as text again: complete, with every default, so that it can be read and run later."""
 
-import functools
 import hashlib
 import io
 import json
@@ -35,7 +34,9 @@ def digest(recipe: BaseModel) -> str:
     """Hexadecimal SHA-256 of what the recipe asks for; where it writes and with how many workers does not count."""
     tree = plain(recipe)
     for *parents, name in HOW:
-        section = functools.reduce(lambda inner, key: inner.get(key, {}), parents, tree)
+        section: Any = tree
+        for key in parents:
+            section = section.get(key, {})
         section.pop(name, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
