@@ -90,6 +90,10 @@ class Members:
         """Names of the arrays, in file order."""
         return iter(self._members)
 
+    def is_stored(self, key: str) -> bool:
+        """Whether an array can be mapped; a deflated one cannot."""
+        return self._info(key).compress_type == zipfile.ZIP_STORED
+
     def header(self, key: str) -> Header:
         """Shape and dtype of an array, without its data."""
         if key not in self._headers:

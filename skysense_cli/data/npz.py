@@ -15,6 +15,7 @@ and zip dates, so that equal samples are equal bytes.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from skysense_cli.files import whole_file
 from skysense_cli.geo.grid import window as window_in
 
 SCHEMA = 1
+MOST_MAPPED = 256  # series of which a process keeps the layout and the map; a training step reads hundreds of windows
 Window = tuple[slice, slice]  # rows, columns
 
 _LABEL_ARRAYS = {"raster": "raster", "held_out": "held_out", "boxes": "boxes", "classes": "ids", "colors": "colors",
@@ -85,24 +87,19 @@ def read_part(path: Path, modality: str, dates: Sequence[int] | np.ndarray | Non
     window: rows and columns in pixels of the modality; its grid in the result is cut to match
     The checksum of pixels is not compared here. Raises DataError for a modality the file lacks.
     """
-    with Members(path) as members:
-        _check_schema(members)
-        if modality not in _modalities(members):
-            raise DataError(f"{path}: has no modality {modality!r} (has: {', '.join(_modalities(members))})")
-        whole = _series(members, modality, members.text("crs"), members.view)
-        check_series(whole, modality, str(path))
-        rows, columns = window or (slice(None), slice(None))
-        keep = slice(None) if dates is None else np.asarray(dates, dtype=np.int64)
-        positions = np.arange(len(whole.times))[keep]
-        return Series(
-            sensor=whole.sensor, bands=whole.bands, units=whole.units, nodata=whole.nodata,
-            pixels=np.array(whole.pixels[:, :, rows, columns][keep], order="C"),
-            valid=np.array(whole.valid[:, rows, columns][keep], order="C"),
-            times=whole.times[keep],
-            items=tuple(whole.items[i] for i in positions),
-            meta=tuple(whole.meta[i] for i in positions),
-            grid=_cut(whole.grid, (rows, columns)),
-        )  # fmt: skip
+    whole = _whole(path, modality)
+    rows, columns = window or (slice(None), slice(None))
+    keep = slice(None) if dates is None else np.asarray(dates, dtype=np.int64)
+    positions = np.arange(len(whole.times))[keep]
+    return Series(
+        sensor=whole.sensor, bands=whole.bands, units=whole.units, nodata=whole.nodata,
+        pixels=np.array(whole.pixels[:, :, rows, columns][keep], order="C"),
+        valid=np.array(whole.valid[:, rows, columns][keep], order="C"),
+        times=whole.times[keep],
+        items=tuple(whole.items[i] for i in positions),
+        meta=tuple(whole.meta[i] for i in positions),
+        grid=_cut(whole.grid, (rows, columns)),
+    )  # fmt: skip
 
 
 def read_label(path: Path) -> Label | None:
@@ -125,6 +122,38 @@ def check(path: Path) -> None:
     sample = read(path)
     if path.stem != sample.id:
         raise DataError(f"{path}: id is {sample.id!r}, expected {path.stem!r} as the file is called")
+
+
+def _whole(path: Path, modality: str) -> Series:
+    """The whole series of a file, its pixels mapped; a deflated one is read again each time, since it would fill the memory."""
+    try:
+        found = path.stat()
+    except OSError:  # opening it will say why
+        return _opened(path, modality)
+    stamp = found.st_mtime_ns, found.st_size
+    return _kept(path, modality, stamp) if _is_stored(path, stamp) else _opened(path, modality)
+
+
+@lru_cache(maxsize=MOST_MAPPED)
+def _kept(path: Path, modality: str, stamp: tuple[int, int]) -> Series:
+    """`_opened`, remembered. stamp: time and size of the file; one that was replaced is opened again."""
+    return _opened(path, modality)
+
+
+@lru_cache(maxsize=MOST_MAPPED)
+def _is_stored(path: Path, stamp: tuple[int, int]) -> bool:
+    with Members(path) as members:
+        return all(members.is_stored(key) for key in members)
+
+
+def _opened(path: Path, modality: str) -> Series:
+    with Members(path) as members:
+        _check_schema(members)
+        if modality not in _modalities(members):
+            raise DataError(f"{path}: has no modality {modality!r} (has: {', '.join(_modalities(members))})")
+        series = _series(members, modality, members.text("crs"), members.view)
+    check_series(series, modality, str(path))
+    return series
 
 
 # writing

@@ -353,3 +353,13 @@ def test_hostile_npz_files_are_refused_by_name(badinput_dir, tmp_path):
     for path in files:
         for action in (npz.read, npz.header, lambda p: npz.read_part(p, "s2")):
             refused(path, "", action)
+
+
+def test_a_part_of_a_replaced_file_is_the_new_one(tmp_path):
+    path = tmp_path / "place.npz"
+    first = sample()
+    npz.write(first, path)
+    assert npz.read_part(path, "s2").items == first.series["s2"].items
+    renamed = dataclasses.replace(first.series["s2"], items=tuple("new" + item for item in first.series["s2"].items))
+    npz.write(dataclasses.replace(first, series={"s2": renamed}), path)
+    assert all(item.startswith("new") for item in npz.read_part(path, "s2").items)
