@@ -30,7 +30,7 @@ from skysense_cli.files import sha256, whole_folder
 
 SPEC, WEIGHTS, MANIFEST, STATE = "bundle.json", "weights.safetensors", "manifest.json", "state"
 METADATA = ".metadata"  # of torch.distributed.checkpoint, a pickle
-CHECKPOINTS = "checkpoints"  # in the run folder
+CHECKPOINTS = ".checkpoints"  # in the run folder; hidden, since they come and go while `bundle/` is what one uses
 MAX_SPEC_BYTES = 4_000_000
 
 # the classes a checkpoint's metadata is made of; nothing else is ever unpickled

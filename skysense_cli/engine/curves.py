@@ -18,6 +18,7 @@ from skysense_cli.core.collective import ranks, sum_ranks
 from skysense_cli.files import whole_file, write_text
 
 METRICS = "metrics.jsonl"
+GROWING = "metrics.jsonl.part"  # the same while training goes on
 CURVES = "curves.png"
 
 
@@ -52,15 +53,20 @@ class Window:
 
 
 class Log:
-    """The metrics of a run, appended line by line."""
+    """The metrics of the run in folder `home`, appended line by line to `GROWING`, at the end called `METRICS`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, home: Path) -> None:
+        self.path, self.final = home / GROWING, home / METRICS
 
     def rewind(self, step: int) -> None:
         """Forget what was written after `step`, half a line at the end included."""
-        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
+        before = self.path if self.path.exists() else self.final
+        kept = [json.dumps(line) for line in read_metrics(before) if line["step"] <= step]
         write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+    def finish(self) -> None:
+        """Give the file its final name."""
+        os.replace(self.path, self.final)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append one line; a number that is not finite is null."""

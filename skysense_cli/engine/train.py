@@ -48,7 +48,7 @@ def train(
     """
     objective = distributed.shard(objective.to(device), plan)  # type: ignore[assignment]
     optimizer = optim.build(objective, plan)
-    window, log = curves.Window(), curves.Log(home / curves.METRICS)
+    window, log = curves.Window(), curves.Log(home)
     step = first = resume(home, objective, optimizer, window, device)
     if distributed.is_first():
         _clean(home, plan.keep)
@@ -92,7 +92,7 @@ def train(
         raise
     if first == plan.steps:
         console.say(f"{home}: was already trained to step {plan.steps}")
-    return finish(home, objective, spec, plan.steps)
+    return finish(home, objective, spec, plan.steps, log)
 
 
 def resume(home: Path, objective: Objective, optimizer: torch.optim.Optimizer, window: curves.Window, device: str) -> int:
@@ -138,11 +138,12 @@ def save(home: Path, objective: Objective, optimizer: torch.optim.Optimizer, win
     distributed.barrier()
 
 
-def finish(home: Path, objective: Objective, spec: BundleSpec, step: int) -> Path:
-    """Write the final bundle and the curves; returns the bundle's folder."""
+def finish(home: Path, objective: Objective, spec: BundleSpec, step: int, log: curves.Log) -> Path:
+    """Write the final bundle, the metrics and their curves; returns the bundle's folder."""
     weights = exported(objective)
     if distributed.is_first():
         bundle.save(home / FINAL, spec.model_copy(update={"step": step}).to_plain(), weights)
+        log.finish()
         curves.draw(home)
     distributed.barrier()
     return home / FINAL
@@ -214,5 +215,5 @@ def _clean(home: Path, keep: int) -> None:
     """Remove what a kill may have left half written or not yet removed."""
     home.mkdir(parents=True, exist_ok=True)
     bundle.prune(home, keep)
-    for name in (curves.METRICS, curves.CURVES):
+    for name in (curves.GROWING, curves.CURVES):
         (home / f"{name}{TEMPORARY}").unlink(missing_ok=True)

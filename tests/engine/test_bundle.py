@@ -130,8 +130,8 @@ def test_weights_that_are_no_safetensors_are_refused(folder):
 def test_checkpoints_are_listed_and_pruned(tmp_path):
     for step in (5, 10, 15):
         bundle.save(bundle.checkpoint_path(tmp_path, step), SPEC, TENSORS)
-    (tmp_path / "checkpoints" / "step_00000020.tmp").mkdir()
-    (tmp_path / "checkpoints" / "step_00000020").mkdir()
+    (tmp_path / bundle.CHECKPOINTS / "step_00000020.tmp").mkdir()
+    (tmp_path / bundle.CHECKPOINTS / "step_00000020").mkdir()
     assert [step for step, _ in bundle.checkpoints(tmp_path)] == [5, 10, 15]
     bundle.prune(tmp_path, keep=2)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000010", "step_00000015"]
+    assert sorted(path.name for path in (tmp_path / bundle.CHECKPOINTS).iterdir()) == ["step_00000010", "step_00000015"]

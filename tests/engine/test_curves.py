@@ -22,7 +22,7 @@ def test_a_window_gives_means_and_starts_again():
 
 
 def test_rewinding_forgets_later_lines_and_half_a_line(tmp_path):
-    log = Log(tmp_path / "metrics.jsonl")
+    log = Log(tmp_path)
     for step in (1, 2, 3):
         log.write({"step": step, "loss": 0.1 * step})
     kept = log.path.read_text().splitlines()[:2]
@@ -35,8 +35,9 @@ def test_rewinding_forgets_later_lines_and_half_a_line(tmp_path):
 
 
 def test_numbers_that_are_not_finite_are_null(tmp_path):
-    Log(tmp_path / "m").write({"step": 1, "scores": {"oa": float("nan")}})
-    assert json.loads((tmp_path / "m").read_text()) == {"step": 1, "scores": {"oa": None}}
+    log = Log(tmp_path)
+    log.write({"step": 1, "scores": {"oa": float("nan")}})
+    assert json.loads(log.path.read_text()) == {"step": 1, "scores": {"oa": None}}
 
 
 def test_a_line_of_something_else_ends_the_reading(tmp_path):
@@ -46,10 +47,11 @@ def test_a_line_of_something_else_ends_the_reading(tmp_path):
 
 
 def test_the_picture_is_the_same_for_the_same_log(tmp_path):
-    log = Log(tmp_path / "metrics.jsonl")
+    log = Log(tmp_path)
     for step in range(1, 5):
         log.write({"step": step, "loss": 1 / step, "losses": {"a": 0.5 / step, "b": 0.5 / step}})
     log.write({"step": 4, "scores": {"miou": 0.5}})
+    log.finish()
     draw(tmp_path)
     first = (tmp_path / "curves.png").read_bytes()
     draw(tmp_path)

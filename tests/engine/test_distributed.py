@@ -35,7 +35,7 @@ def test_two_ranks_learn_and_resume_what_one_process_learns(tmp_path, dataset, w
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
     assert bundle.read(tmp_path / "two" / "bundle").tensors.keys() == bundle.read(tmp_path / "one" / "bundle").tensors.keys()
 
-    (tmp_path / "two" / "checkpoints" / "step_00000004" / "manifest.json").unlink()  # as if killed while it was written
+    (tmp_path / "two" / bundle.CHECKPOINTS / "step_00000004" / "manifest.json").unlink()  # as if killed while it was written
     torch.multiprocessing.spawn(work, (2, path, tmp_path / "two", tmp_path / "store2"), nprocs=2)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 

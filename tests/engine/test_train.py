@@ -15,7 +15,7 @@ from skysense_cli.cli.pretrain import run as pretrain
 from skysense_cli.core.objectives import Objective
 from skysense_cli.engine import bundle
 from skysense_cli.engine.assemble import assemble_finetuning, assemble_pretraining
-from skysense_cli.engine.curves import read_metrics
+from skysense_cli.engine.curves import GROWING, read_metrics
 from skysense_cli.engine.loading import finetuning_loader, pretraining_loader
 from skysense_cli.engine.train import train
 from skysense_cli.errors import BundleError, TrainingError
@@ -69,7 +69,7 @@ def test_a_finished_run_is_left_as_it_is(recipe, tmp_path, capsys):
     assert "was already trained to step 6" in capsys.readouterr().out
     assert sorted(before) == sorted([
         "bundle/bundle.json", "bundle/manifest.json", "bundle/weights.safetensors", "curves.png", "metrics.jsonl",
-        *(f"checkpoints/step_0000000{step}/{name}" for step in (4, 6)
+        *(f"{bundle.CHECKPOINTS}/step_0000000{step}/{name}" for step in (4, 6)
           for name in ("bundle.json", "manifest.json", "weights.safetensors", "state/.metadata", "state/__0_0.distcp")),
     ])  # fmt: skip
 
@@ -78,10 +78,10 @@ def test_leftovers_of_a_kill_are_removed(recipe, tmp_path):
     run(recipe, tmp_path / "clean")
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "run", stop_at=3)
-    (tmp_path / "run" / "checkpoints" / "step_00000004.tmp").mkdir()
-    (tmp_path / "run" / "checkpoints" / "step_00000004").mkdir()
-    (tmp_path / "run" / "metrics.jsonl.tmp").write_text("{")
-    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+    (tmp_path / "run" / bundle.CHECKPOINTS / "step_00000004.tmp").mkdir()
+    (tmp_path / "run" / bundle.CHECKPOINTS / "step_00000004").mkdir()
+    (tmp_path / "run" / "metrics.jsonl.part.tmp").write_text("{")
+    with (tmp_path / "run" / GROWING).open("a") as file:
         file.write('{"step": 4, "loss": 1}\n{"step": 5, "lo')
     run(recipe, tmp_path / "run")
     assert tree(tmp_path / "run") == tree(tmp_path / "clean")
@@ -99,7 +99,7 @@ def test_log_lines_between_checkpoints_survive_a_resume(tmp_path, dataset, write
 def test_a_damaged_checkpoint_is_refused_by_name(recipe, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "run", stop_at=3)
-    path = tmp_path / "run" / "checkpoints" / "step_00000002" / "state" / "__0_0.distcp"
+    path = tmp_path / "run" / bundle.CHECKPOINTS / "step_00000002" / "state" / "__0_0.distcp"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
@@ -163,9 +163,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path, recipe):
     plan = TrainSection(steps=5, batch=1, lr=0.1, save_every=1, log_every=1)
     with pytest.raises(TrainingError, match=r"not finite at step 3 \(good .*, bad nan\); no weight was changed"):
         train(objective, Endless(), plan, tmp_path / "run", spec)
-    saved = bundle.read(tmp_path / "run" / "checkpoints" / "step_00000002").tensors["model.weight"]
+    saved = bundle.read(tmp_path / "run" / bundle.CHECKPOINTS / "step_00000002").tensors["model.weight"]
     assert torch.equal(objective.weight.detach(), saved)
-    assert [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in read_metrics(tmp_path / "run" / GROWING)] == [1, 2]
 
 
 def test_metrics_hold_no_times(recipe, tmp_path):
@@ -181,7 +181,7 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path, dataset, write_pretrain)
     pretrain(recipe, Options())
     (tmp_path / "pretrain").rename(tmp_path / "undisturbed")
     command = [sys.executable, "-m", "skysense_cli", "pretrain", str(path)]
-    metrics = tmp_path / "pretrain" / "metrics.jsonl"
+    metrics = tmp_path / "pretrain" / GROWING
     for lines in (1, 4, 7):  # killed once so much was logged
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
         while process.poll() is None and len(read_metrics(metrics)) < lines:
