@@ -20,6 +20,7 @@ from skysense_cli.engine.curves import METRICS, read_metrics
 from skysense_cli.engine.metrics import Confusion
 from skysense_cli.errors import DataError
 from skysense_cli.files import write_text
+from skysense_cli.geo.grid import make_grid
 from skysense_cli.geo.raster import describe, read_on_grid
 
 IGNORE = 255
@@ -77,9 +78,9 @@ def compare(places: Places) -> Findings:
     truth = json.loads((places.landscape / "truth" / "truth.json").read_text(encoding="utf-8"))
     rows = index.read(places.data / "index")
     classes, _ = read_on_grid(places.landscape / "truth" / "land_cover.tif", scene_grid(GSD_M), [1])
-    shifts = _coregistration(places, truth)
+    shifts = coregistration(places, truth)
     confusion = _segmentation(places.land_cover, classes[0], rows)
-    losses = _losses(places.pretrain / METRICS)
+    losses = first_and_last_loss(places.pretrain / METRICS)
     report = {
         "simulated": True,
         "cloud": _cloud(places, truth, rows),
@@ -146,8 +147,8 @@ def scene_codes(landscape: Path, item: str) -> np.ndarray:
 def window_of(grid: GeoBox, offset_px: tuple[float, float] = (0, 0)) -> tuple[slice, slice]:
     """Rows and columns of the scene at 10 m that `grid` covers, read `offset_px` (right, down) further, to the nearest pixel."""
     scene = scene_grid(GSD_M)
-    column, row = ~scene.affine * (grid.affine.c, grid.affine.f)
-    left, top = round(column + offset_px[0]), round(row + offset_px[1])
+    left = round((grid.affine.c - scene.affine.c) / GSD_M + offset_px[0])
+    top = round((scene.affine.f - grid.affine.f) / GSD_M + offset_px[1])
     return slice(top, top + grid.shape[0]), slice(left, left + grid.shape[1])
 
 
@@ -175,7 +176,7 @@ def applied_px(series: Series, date: int) -> tuple[float, float]:
 # shifts
 
 
-def _coregistration(places: Places, truth: Mapping[str, Any]) -> ShiftScores:
+def coregistration(places: Places, truth: Mapping[str, Any]) -> ShiftScores:
     """Every measurement of the build (one per date and block) against the shift that the simulation gave the date."""
     known = {date["id"]: date["shift_m"] for date in truth["sentinel-2-l2a"]}
     built = json.loads((places.data / "report.json").read_text(encoding="utf-8"))
@@ -201,8 +202,7 @@ def test_ground(rows: Iterable[index.Row]) -> np.ndarray:
     for row in rows:
         if row.split == "test":
             left, bottom, right, top = row.bounds
-            column, line = (round(value) for value in ~scene.affine * (left, top))
-            ground[line : line + round((top - bottom) / GSD_M), column : column + round((right - left) / GSD_M)] = True
+            ground[window_of(make_grid(left, top, GSD_M, round((top - bottom) / GSD_M), round((right - left) / GSD_M), row.crs))] = True
     return ground
 
 
@@ -258,7 +258,7 @@ def raw_pixels(landscape: Path, items: Iterable[str]) -> np.ndarray:
 # loss curves
 
 
-def _losses(path: Path, window: int = 5) -> tuple[float, float]:
+def first_and_last_loss(path: Path, window: int = 5) -> tuple[float, float]:
     """The total loss at the start and at the end of training, each the mean of a few lines of the log."""
     totals = [total for _, total in total_losses(path)]
     if not totals:
