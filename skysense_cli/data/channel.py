@@ -1,8 +1,8 @@
 """One modality of a scene: which dates are read, and how they come onto a grid."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -27,6 +27,7 @@ class Channel:
     """One modality of a scene: what the model wants, and the dated items that give it.
 
     grid: of the extended scene in this modality's pixels      unit_px: pixels along a unit
+    shifts: item id -> metres east and north by which it is moved; an item that is not there stays
     """
 
     input: Input
@@ -34,6 +35,7 @@ class Channel:
     cloud_mask: CloudMask
     grid: GeoBox
     unit_px: int
+    shifts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def sensor(self) -> Sensor:
@@ -87,7 +89,8 @@ class Channel:
 
     def acquire(self, item: Item, grid: GeoBox, judge: bool) -> Acquisition:
         """One date on `grid`."""
-        return acquire(item, self.sensor, grid, bands=self.input.bands, cloud_mask=self.cloud_mask, judge=judge)
+        shift_m = self.shifts.get(item.id, (0.0, 0.0))
+        return acquire(item, self.sensor, grid, bands=self.input.bands, cloud_mask=self.cloud_mask, shift_m=shift_m, judge=judge)
 
 
 def cut(series: Series, rows: slice, columns: slice) -> Series:

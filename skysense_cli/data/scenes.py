@@ -16,13 +16,17 @@ from odc.geo.geobox import GeoBox
 
 from skysense_cli import console, sensors
 from skysense_cli.data.acquire import narrowed
+from skysense_cli.data.align import Alignment, align
 from skysense_cli.data.channel import Channel, cut
+from skysense_cli.data.coregister import Limits
 from skysense_cli.data.dataset import Input
+from skysense_cli.data.feed import Feed
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.sources import Item
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, lonlat, make_grid, utm_epsg
 from skysense_cli.geo.raster import RasterInfo, describe
+from skysense_cli.recipe.schema import CoregisterSection, DatesSection
 
 SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
 
@@ -32,12 +36,13 @@ class SceneOptions:
     """What a recipe says about reading a scene.
 
     gsd: what to do with pixels that are not the bundle's      period: dates used, both ends inclusive
-    dates: modality -> at most so many dates
+    dates: modality -> at most so many dates      coregister: lay the dates on each other first, and how
     """
 
     gsd: Literal["refuse", "resample", "as_is"] = "refuse"
     period: tuple[np.datetime64, np.datetime64] | None = None
     dates: Mapping[str, int] = field(default_factory=dict)
+    coregister: CoregisterSection | None = None
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,46 @@ def open_scene(
     grid = _map_grid(infos[reference], inputs[reference], options.gsd)
     px = {name: round(unit_m / inputs[name].gsd_m) for name in items}
     units = (math.ceil(grid.shape[0] / px[reference]), math.ceil(grid.shape[1] / px[reference]))
+    moves = _alignments(scene, inputs, items, grid, options) if options.coregister else {}
     channels = {}
     for name, found in items.items():
+        aligned = moves.get(name, {})
+        kept = tuple(item for item in found if item.id not in aligned or not aligned[item.id].dropped)
+        shifts = {item_id: alignment.shift_m for item_id, alignment in aligned.items()}
         affine = grid.affine * Affine.scale(inputs[name].gsd_m / inputs[reference].gsd_m)
         extended = GeoBox((units[0] * px[name], units[1] * px[name]), affine, grid.crs)
         mask = scene[name].cloud_mask.build(sensors.get(inputs[name].sensor))
-        channels[name] = Channel(inputs[name], tuple(found), mask, extended, px[name]).look(options.dates.get(name), name)
-    return SceneStack(channels, reference, grid, units, unit_m, _tags(channels, infos, options.gsd))
+        channels[name] = Channel(inputs[name], kept, mask, extended, px[name], shifts).look(options.dates.get(name), name)
+    tags = _tags(channels, infos, options.gsd)
+    if options.coregister:
+        tags["SKYSENSE_COREGISTERED"] = options.coregister.reference
+    return SceneStack(channels, reference, grid, units, unit_m, tags)
+
+
+def _alignments(
+    scene: Mapping[str, Any], inputs: Mapping[str, Input], items: Mapping[str, Sequence[Item]], grid: GeoBox, options: SceneOptions
+) -> dict[str, dict[str, Alignment]]:  # fmt: skip
+    """Modality -> item id -> how it is moved, measured on (the middle of) the scene as build-data does on a block."""
+    section = options.coregister
+    assert section is not None, "asked for only with a section"
+    if options.gsd == "as_is" or not grid.crs or grid.crs.geographic:
+        raise GridError("coregister needs scenes in metres; leave it out with scene_gsd: as_is or scenes in degrees")
+    feeds = []
+    for name, found in items.items():
+        sensor = narrowed(sensors.get(inputs[name].sensor), inputs[name].bands)
+        mask = scene[name].cloud_mask.build(sensor)
+        feeds.append(Feed(name, sensor, inputs[name].gsd_m, mask, DatesSection(), tuple(found)))
+    times = np.array([item.time for found in items.values() for item in found], "datetime64[D]")
+    if np.isnat(times).any():
+        raise DataError("coregister needs dated scenes; give `pattern` with (?P<date>...), or a `csv`")
+    limits = Limits(section.max_shift_m, section.min_shift_m, section.min_score)
+    moves = align(feeds, section.reference, bounds_of(grid), crs_text(grid.crs), limits, options.period or (times.min(), times.max()))
+    for name, found_moves in moves.items():
+        dropped = sorted(item_id for item_id, alignment in found_moves.items() if alignment.dropped)
+        moved = sum(any(alignment.shift_m) for alignment in found_moves.values())
+        left = f", left out without a match: {', '.join(dropped)}" if dropped else ""
+        console.say(f"{name}: {moved} of {len(found_moves)} dates moved onto {section.reference}{left}")
+    return moves
 
 
 # items and their headers

@@ -90,7 +90,7 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe, bundle: LoadedBundle, 
     if unknown:
         raise RecipeError(f"{recipe.recipe}: scene has {unknown[0]!r}, but {recipe.bundle} was trained on {', '.join(inputs)}")
     reference = anchor if anchor in recipe.scene else min(recipe.scene, key=lambda name: inputs[name].gsd_m)
-    options = SceneOptions(recipe.scene_gsd, _period(recipe), {**bundle.spec.dates, **(recipe.dates or {})})
+    options = SceneOptions(recipe.scene_gsd, _period(recipe), {**bundle.spec.dates, **(recipe.dates or {})}, recipe.coregister)
     scene = open_scene(recipe.scene, inputs, reference, bundle.unit_m, options)
     gsd_m = gsd_m or inputs[reference].gsd_m
     grid = _map_grid(scene, inputs[reference].gsd_m, gsd_m)

@@ -47,6 +47,11 @@ def misplaced(at: tuple[str, ...], message: str) -> PydanticCustomError:
     return PydanticCustomError("at", "{message}", {"message": message, "at": at})
 
 
+def _require_reference(section: "CoregisterSection | None", modalities: Iterable[str]) -> None:
+    if section is not None and section.reference not in modalities:
+        raise misplaced(("coregister", "reference"), f"{section.reference!r} is none of the modalities ({', '.join(modalities)})")
+
+
 def _require_known(at: tuple[str, ...], names: Iterable[str], known: Iterable[str], what: str) -> None:
     known = list(known)
     for name in names:
@@ -172,9 +177,7 @@ class BuildDataRecipe(Section):
 
     @model_validator(mode="after")
     def _reference_known(self) -> "BuildDataRecipe":
-        if self.coregister and self.coregister.reference not in self.modalities:
-            message = f"{self.coregister.reference!r} is none of the modalities ({', '.join(self.modalities)})"
-            raise misplaced(("coregister", "reference"), message)
+        _require_reference(self.coregister, self.modalities)
         return self
 
 
@@ -344,39 +347,34 @@ class WriteSection(Section):
     compress: Literal["deflate", "zstd", "lzw"] = "deflate"
 
 
-class PredictRecipe(Section):
-    recipe: Literal["predict"]
+class SceneRecipe(Section):
+    """What every command on scenes asks for. `coregister`: measured on the scene, as build-data does on a block."""
+
+    recipe: str
     version: Literal[1]
     bundle: Annotated[Path, Input()]
     scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
     scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
     period: Period | None = None
     dates: dict[Name, PositiveInt] | None = None
+    coregister: CoregisterSection | None = None
     output: Path
     tiles: TilesSection = TilesSection()
+
+    @model_validator(mode="after")
+    def _names_known(self) -> "SceneRecipe":
+        _require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
+        _require_reference(self.coregister, self.scene)
+        return self
+
+
+class PredictRecipe(SceneRecipe):
+    recipe: Literal["predict"]
     write: WriteSection = WriteSection()
 
-    @model_validator(mode="after")
-    def _dates_known(self) -> "PredictRecipe":
-        _require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
-        return self
 
-
-class MapPrototypesRecipe(Section):
+class MapPrototypesRecipe(SceneRecipe):
     recipe: Literal["map-prototypes"]
-    version: Literal[1]
-    bundle: Annotated[Path, Input()]
-    scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
-    scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
-    period: Period | None = None
-    dates: dict[Name, PositiveInt] | None = None
-    output: Path
-    tiles: TilesSection = TilesSection()
-
-    @model_validator(mode="after")
-    def _dates_known(self) -> "MapPrototypesRecipe":
-        _require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
-        return self
 
 
 RECIPES: dict[str, type[Section]] = {

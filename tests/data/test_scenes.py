@@ -12,6 +12,7 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.data.scenes import SceneOptions, open_scene
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.recipe.parts import Part, bind
+from skysense_cli.recipe.schema import CoregisterSection
 
 S2 = sensors.get("sentinel2_l2a")
 INPUTS = {"s2": Input(S2.name, S2.band_names, 10.0, S2.mean, S2.std)}
@@ -114,3 +115,40 @@ def test_a_turned_scene_is_refused(tmp_path):
     path = write(tmp_path / "20210401.tif", np.full((8, 8), 2000), transform=turned)
     with pytest.raises(GridError, match="turned"):
         scene_of([path])
+
+
+def fields(rng, east_px=0):
+    """Ground of square fields, shown `east_px` too far east, with a little noise."""
+    ground = np.kron(np.random.default_rng(5).uniform(600, 4000, (16, 18)), np.ones((9, 9)))[:128]
+    return ground[:, 16 - east_px : 144 - east_px] + rng.normal(0, 15, (128, 128))
+
+
+def test_dates_are_laid_on_each_other_before_they_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [write(tmp_path / f"2021{month:02d}01.tif", fields(rng)) for month in (3, 5, 6, 7)]
+    paths.append(write(tmp_path / "20210901.tif", fields(rng, east_px=2)))
+    options = SceneOptions(coregister=CoregisterSection(reference="s2", max_shift_m=30, min_shift_m=5))
+    scene = scene_of(paths, options)
+    inside = np.s_[:, :, 16:112, 16:112]
+    pixels = scene.strip(0, 32)["s2"].pixels.astype(float)[inside]
+    plain = scene_of(paths).strip(0, 32)["s2"].pixels.astype(float)[inside]
+    before, after = (np.abs(read[4] - read[0]).mean() for read in (plain, pixels))
+    assert before > 200
+    assert after < 0.35 * before  # what is left is the interpolation at the edges of fields
+    assert scene.tags["SKYSENSE_COREGISTERED"] == "s2"
+
+
+def test_a_date_without_a_match_is_left_out(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    paths = [write(tmp_path / f"2021{month:02d}01.tif", fields(rng)) for month in (3, 5, 6, 7)]
+    paths.append(write(tmp_path / "20210901.tif", rng.normal(5000, 15, (128, 128))))  # overcast
+    options = SceneOptions(coregister=CoregisterSection(reference="s2", max_shift_m=30, min_shift_m=5))
+    assert len(scene_of(paths, options).channels["s2"].items) == 4
+    assert "left out without a match: 20210901" in capsys.readouterr().out
+
+
+def test_pixels_taken_as_they_are_cannot_be_laid_on_each_other(tmp_path):
+    path = write(tmp_path / "20210401.tif", np.full((16, 16), 2000), gsd=100)
+    options = SceneOptions(gsd="as_is", coregister=CoregisterSection(reference="s2"))
+    with pytest.raises(GridError, match="coregister needs scenes in metres"):
+        scene_of([path], options)
