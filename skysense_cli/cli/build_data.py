@@ -3,34 +3,10 @@
 from typing import TYPE_CHECKING
 
 from skysense_cli import console
-from skysense_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    Options,
-    OutOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    load,
-)
+from skysense_cli.cli.options import Options, recipe_command
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema import BuildDataRecipe
-
-
-def build_data(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Turn scenes of one or several sensors into samples."""
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-    run(load(recipe, "build-data", options), options)
 
 
 def run(recipe: "BuildDataRecipe", options: Options) -> None:
@@ -49,3 +25,6 @@ def run(recipe: "BuildDataRecipe", options: Options) -> None:
     rows = [[name, *(str(counts[key]) for key in counts)] for name, counts in report["dates"].items()]
     if rows:
         console.table("dates of all blocks", ["modality", *next(iter(report["dates"].values()))], rows)
+
+
+build_data = recipe_command("build-data", run, "Turn scenes of one or several sensors into samples.")

@@ -3,35 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from skysense_cli import console
-from skysense_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    Options,
-    OutOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    choose_device,
-    load,
-)
+from skysense_cli.cli.options import Options, choose_device, recipe_command
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema import EvaluateRecipe
-
-
-def evaluate(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Score a bundle or a map against labels."""
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-    run(load(recipe, "evaluate", options), options)
 
 
 def run(recipe: "EvaluateRecipe", options: Options) -> dict[str, Any] | None:
@@ -49,3 +24,6 @@ def run(recipe: "EvaluateRecipe", options: Options) -> dict[str, Any] | None:
         path = report(scores, home.path)
     console.say(f"scores: {path}")
     return scores
+
+
+evaluate = recipe_command("evaluate", run, "Score a bundle or a map against labels.")

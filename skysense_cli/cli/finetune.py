@@ -3,18 +3,7 @@
 from typing import TYPE_CHECKING
 
 from skysense_cli import console
-from skysense_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    Options,
-    OutOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    choose_device,
-    load,
-)
+from skysense_cli.cli.options import Options, choose_device, recipe_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,20 +11,6 @@ if TYPE_CHECKING:
     from skysense_cli.engine.assemble import Assembly
     from skysense_cli.engine.train import Validation
     from skysense_cli.recipe.schema import FinetuneRecipe
-
-
-def finetune(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Train a task head, and the encoder with it, on labelled samples."""
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-    run(load(recipe, "finetune", options), options)
 
 
 def run(recipe: "FinetuneRecipe", options: Options) -> "Path | None":
@@ -67,3 +42,6 @@ def _validation(recipe: "FinetuneRecipe", assembly: "Assembly", device: str) -> 
         return None
     score = scorer(assembly.val, assembly.spec.regions, batch=recipe.train.batch, device=device)
     return Validation(recipe.evaluate.every, score, recipe.evaluate.metric)
+
+
+finetune = recipe_command("finetune", run, "Train a task head, and the encoder with it, on labelled samples.")

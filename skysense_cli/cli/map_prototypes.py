@@ -3,35 +3,10 @@
 from typing import TYPE_CHECKING
 
 from skysense_cli import console
-from skysense_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    Options,
-    OutOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    choose_device,
-    load,
-)
+from skysense_cli.cli.options import Options, choose_device, recipe_command
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema import MapPrototypesRecipe
-
-
-def map_prototypes(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Map the nearest prototype of each cell of a scene."""
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-    run(load(recipe, "map-prototypes", options), options)
 
 
 def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
@@ -48,3 +23,6 @@ def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
     with claim(recipe.output, recipe, options) as home:
         for line in write_prototypes(job, home.path, home.digest):
             console.say(line)
+
+
+map_prototypes = recipe_command("map-prototypes", run, "Map the nearest prototype of each cell of a scene.")

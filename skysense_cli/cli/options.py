@@ -2,31 +2,6 @@
 
 A command file, e.g. `cli/pretrain.py`, reads like this; everything heavy is imported inside `run`:
 
-    from typing import TYPE_CHECKING
-
-    from skysense_cli import console
-    from skysense_cli.cli.options import (
-        DebugOption, DeviceOption, DryRunOption, Options, OutOption, OverwriteOption, RecipeArgument, SetOption, load,
-    )
-
-    if TYPE_CHECKING:
-        from skysense_cli.recipe.schema import PretrainRecipe
-
-
-    def pretrain(
-        recipe: RecipeArgument,
-        set_: SetOption = None,
-        out: OutOption = None,
-        dry_run: DryRunOption = False,
-        overwrite: OverwriteOption = False,
-        device: DeviceOption = "auto",
-        debug: DebugOption = False,
-    ) -> None:
-        \"""Learn an encoder from samples.\"""
-        options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-        run(load(recipe, "pretrain", options), options)
-
-
     def run(recipe: "PretrainRecipe", options: Options) -> None:
         \"""What the command does; `skysense demo` calls it too.\"""
         from skysense_cli.cli.home import claim
@@ -41,9 +16,11 @@ A command file, e.g. `cli/pretrain.py`, reads like this; everything heavy is imp
             train(..., home=home.path)                         # home.resumed: the same recipe was here before
         console.say(f"bundle: {home.path / 'bundle'}")
 
-`cli/demo.py` makes recipes with `load(path, kind, options)` and calls `run(recipe, options)` in turn.
+
+    pretrain = recipe_command("pretrain", run, "Learn an encoder from samples.")
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -94,6 +71,25 @@ def load(recipe: str | Path, kind: Kind, options: Options) -> Any:
     from skysense_cli.recipe.load import load_recipe
 
     return load_recipe(recipe, kind, options.sets, output=options.out, inputs=True)
+
+
+def recipe_command(kind: Kind, run: Callable[[Any, Options], Any], purpose: str) -> Callable[..., None]:
+    """The function that the app registers: all shared options, then `run` with the checked recipe. purpose: its help"""
+
+    def command(
+        recipe: RecipeArgument,
+        set_: SetOption = None,
+        out: OutOption = None,
+        dry_run: DryRunOption = False,
+        overwrite: OverwriteOption = False,
+        device: DeviceOption = "auto",
+        debug: DebugOption = False,
+    ) -> None:
+        options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
+        run(load(recipe, kind, options), options)
+
+    command.__doc__ = purpose
+    return command
 
 
 def choose_device(name: str) -> str:

@@ -3,35 +3,10 @@
 from typing import TYPE_CHECKING
 
 from skysense_cli import console
-from skysense_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    Options,
-    OutOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    choose_device,
-    load,
-)
+from skysense_cli.cli.options import Options, choose_device, recipe_command
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema import PredictRecipe
-
-
-def predict(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Map a whole scene with a fine-tuned bundle."""
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-    run(load(recipe, "predict", options), options)
 
 
 def run(recipe: "PredictRecipe", options: Options) -> None:
@@ -48,3 +23,6 @@ def run(recipe: "PredictRecipe", options: Options) -> None:
     with claim(recipe.output, recipe, options) as home:
         for line in write_prediction(job, kind, home.path, home.digest, recipe.write.compress):
             console.say(line)
+
+
+predict = recipe_command("predict", run, "Map a whole scene with a fine-tuned bundle.")

@@ -3,37 +3,12 @@
 from typing import TYPE_CHECKING
 
 from skysense_cli import console
-from skysense_cli.cli.options import (
-    DebugOption,
-    DeviceOption,
-    DryRunOption,
-    Options,
-    OutOption,
-    OverwriteOption,
-    RecipeArgument,
-    SetOption,
-    choose_device,
-    load,
-)
+from skysense_cli.cli.options import Options, choose_device, recipe_command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from skysense_cli.recipe.schema import PretrainRecipe
-
-
-def pretrain(
-    recipe: RecipeArgument,
-    set_: SetOption = None,
-    out: OutOption = None,
-    dry_run: DryRunOption = False,
-    overwrite: OverwriteOption = False,
-    device: DeviceOption = "auto",
-    debug: DebugOption = False,
-) -> None:
-    """Learn an encoder from samples without labels."""
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
-    run(load(recipe, "pretrain", options), options)
 
 
 def run(recipe: "PretrainRecipe", options: Options) -> "Path | None":
@@ -54,3 +29,6 @@ def run(recipe: "PretrainRecipe", options: Options) -> "Path | None":
         folder = train(assembly.objective, loader, recipe.train, home.path, assembly.spec, device=device)
     console.say(f"bundle: {folder}")
     return folder
+
+
+pretrain = recipe_command("pretrain", run, "Learn an encoder from samples without labels.")
