@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from skysense_cli import __version__, console
-from skysense_cli.cli import build_data, demo, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe
+from skysense_cli.cli import build_data, demo, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe, weights
 from skysense_cli.errors import SkySenseError, SkySenseWarning
 
 NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's disk, not bugs
@@ -33,6 +33,7 @@ app.command("map-prototypes")(map_prototypes.map_prototypes)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(weights.app, name="weights")
 
 
 def _version(asked: bool) -> None:

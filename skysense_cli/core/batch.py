@@ -54,6 +54,18 @@ class Target(Movable):
 
 
 @dataclass(frozen=True, eq=False)
+class Prompt(Movable):
+    """Labels that a prompted model sees beside the images (SkySense++, Methods).
+
+    labels: (B, H, W) int64 vocabulary ids, 0 = none; over the same ground as the images, at any resolution
+    hidden: (B, h, w) bool; cells whose label the model must fill in
+    """
+
+    labels: Tensor
+    hidden: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Batch(Movable):
     """The samples of one step.
 
@@ -69,6 +81,7 @@ class Batch(Movable):
     place: Tensor
     frame: Tensor
     target: Target | None = None
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, eq=False)
