@@ -14,12 +14,22 @@ PLACES = {
 }
 
 
+def place_of(variable: str) -> Path:
+    """The folder that `variable` names, there or not."""
+    return Path(os.environ.get(variable, PLACES[variable]))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where the parity vectors lie, for tests that are made from the list of their files."""
+    config.skysense_parity_dir = place_of("SKYSENSE_PARITY_DIR")  # type: ignore[attr-defined]
+
+
 def find_shared(variable: str, name: str = "") -> Path:
     """The folder or file `name` below the place that `variable` names; skips when it is not there.
 
     With SKYSENSE_REQUIRE_SHARED=1 the test fails instead of being skipped.
     """
-    path = Path(os.environ.get(variable, PLACES[variable])) / name
+    path = place_of(variable) / name
     if not path.exists():
         message = f"{path} is not there; set {variable} to the folder that holds {name or 'it'}"
         if os.environ.get("SKYSENSE_REQUIRE_SHARED") == "1":
