@@ -60,7 +60,7 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")]
 
 
-Kind = Literal["build-data", "pretrain", "finetune", "evaluate", "predict", "map-prototypes"]
+Kind = Literal["build-data", "pretrain", "finetune", "evaluate", "predict", "map-prototypes", "embed"]
 
 
 def load(recipe: str | Path, kind: Kind, options: Options) -> Any:

@@ -377,6 +377,47 @@ class MapPrototypesRecipe(SceneRecipe):
     recipe: Literal["map-prototypes"]
 
 
+class EmbedData(Section):
+    """Samples and at most how many of their dates are seen (evenly spread). `split`: null = all. `batch`: samples per step."""
+
+    index: Annotated[Path, Input()]
+    split: str | None = None
+    dates: Annotated[dict[Name, PositiveInt], Field(min_length=1)]
+    period: Period | None = None
+    limit: PositiveInt | None = None
+    batch: PositiveInt = 8
+
+
+class EmbedRecipe(SceneRecipe):
+    """Features of a scene or of samples; exactly one of `scene`, `data`.
+
+    feature: fused, fused_mm (without the geo-context), or a modality (the mean over its dates)
+    cells: write the features of every cell as GeoTIFF      vectors: write one per sample or tile as GeoParquet
+    """
+
+    recipe: Literal["embed"]
+    scene: dict[Name, SceneInput] = {}  # type: ignore[valid-type]
+    data: EmbedData | None = None
+    feature: Name = "fused"
+    cells: bool = True
+    vectors: bool = True
+
+    @model_validator(mode="after")
+    def _names_known(self) -> "EmbedRecipe":
+        if bool(self.scene) == (self.data is not None):
+            raise ValueError("give either scene (one scene) or data (samples)")
+        if not self.cells and not self.vectors:
+            raise misplaced(("cells",), "is false, and so is vectors: nothing would be written")
+        if self.data is None:
+            _require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
+            _require_reference(self.coregister, self.scene)
+        for name in ("dates", "period", "coregister"):
+            if self.data is not None and getattr(self, name) is not None:
+                where = f"data.{name}" if name != "coregister" else "the recipe of build-data"
+                raise misplaced((name,), f"belongs to a scene; for samples it stands in {where}")
+        return self
+
+
 RECIPES: dict[str, type[Section]] = {
     "build-data": BuildDataRecipe,
     "pretrain": PretrainRecipe,
@@ -384,4 +425,5 @@ RECIPES: dict[str, type[Section]] = {
     "evaluate": EvaluateRecipe,
     "predict": PredictRecipe,
     "map-prototypes": MapPrototypesRecipe,
+    "embed": EmbedRecipe,
 }
