@@ -1,5 +1,10 @@
-"""What pretraining compares, as pure functions of matched vectors; all in float32, whatever the autocast (SkySense Eq. 5-10)."""
+"""What pretraining compares, as pure functions of matched vectors; all in float32, whatever the autocast.
 
+First the contrasts of SkySense (Eq. 5-10), then what SkySense++ learns from hidden labels and absent modalities (Methods).
+Of every mean here, the average of the ranks' results is the mean over the global batch.
+"""
+
+import itertools
 import math
 
 import torch
@@ -7,6 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from skysense_cli.core.collective import gather_ranks, mean_over_ranks, rank, sum_ranks
+from skysense_cli.core.completion import Completed
 from skysense_cli.core.sinkhorn import sinkhorn, weighted_means
 
 
@@ -80,6 +86,78 @@ def teacher_mean(scores: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     return total[:-1] / total[-1].clamp(min=1), total[-1]
 
 
+def masked_label(scores: Tensor, labels: Tensor, counted: Tensor, *, balance: bool) -> Tensor:
+    """The mean cross entropy of the labels at the counted positions: masked semantic learning of SkySense++.
+
+    scores: (B, K, H, W)      labels: (B, H, W) int64 in 0..K-1      counted: (B, H, W) bool, or weights in float
+    balance: half the mean over labels above 0, half the mean over label 0 (the background), however rare either is.
+    A mean over no position is 0.
+    """
+    with torch.autocast(scores.device.type, enabled=False):
+        values = functional.cross_entropy(scores.float(), labels, reduction="none").flatten()
+        weight = counted.float().flatten()
+        if not balance:
+            return mean_over_ranks(values, weight)
+        labelled = (labels > 0).float().flatten()
+        return 0.5 * (mean_over_ranks(values, weight * labelled) + mean_over_ranks(values, weight * (1 - labelled)))
+
+
+def hidden_pixels(hidden: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) bool by cell -> (B, H, W) bool: each pixel as the cell that it lies in; `size` is (H, W)."""
+    (h, w), (height, width) = hidden.shape[1:], size
+    row = torch.arange(height, device=hidden.device) * h // height
+    column = torch.arange(width, device=hidden.device) * w // width
+    return hidden[:, row[:, None], column[None, :]]
+
+
+def token_spread(tokens: Tensor) -> Tensor:
+    """How alike the rows of (N, C) are: the mean of 1 + cosine over all pairs, 0 (all opposite) to 2 (all alike).
+
+    SkySense++'s regularisation of the vocabulary, there with the weight 0.05. 0 for fewer than two rows.
+    """
+    with torch.autocast(tokens.device.type, enabled=False):
+        one, other = torch.triu_indices(len(tokens), len(tokens), 1, device=tokens.device)
+        unit = functional.normalize(tokens.float(), dim=-1)
+        values = 1 + (unit @ unit.T)[one, other]
+        return values.sum() / max(len(values), 1)
+
+
+def reconstruction(completed: Completed) -> Tensor:
+    """The mean square difference between decoded and own features of the samples that have them, averaged over modalities.
+
+    The gradient reaches the own features too, as in the released code.
+    """
+    with torch.autocast(_device(completed), enabled=False):
+        means = []
+        for name, own in completed.given.items():
+            present = completed.present[name]
+            if _computed(name, completed.decoded, present):
+                values = (completed.decoded[name].float() - own.float()).square().flatten(1).mean(dim=1)
+            else:
+                values = own.new_zeros(len(own), dtype=torch.float32)
+            means.append(mean_over_ranks(values, present))
+        return torch.stack(means).mean()
+
+
+def agreement(completed: Completed) -> Tensor:
+    """How much the modalities of a sample differ in the codes they choose: symmetric KL divergence, averaged over pairs.
+
+    KL(p || q) + KL(q || p), summed over codes and cells, is 0 for a sample that lacks one of the two; the mean is over all
+    samples. The sum over pairs is divided by twice their number, as in the released code (by 6 for three modalities).
+    """
+    names = list(completed.given)
+    with torch.autocast(_device(completed), enabled=False):
+        first = completed.given[names[0]]
+        total = first.new_zeros(len(first), dtype=torch.float32)
+        computed = [name for name in names if _computed(name, completed.logits, completed.present[name])]
+        chosen = {name: functional.log_softmax(completed.logits[name].float(), dim=1) for name in computed}
+        for one, other in itertools.combinations(computed, 2):
+            values = (chosen[one].exp() - chosen[other].exp()) * (chosen[one] - chosen[other])
+            both = completed.present[one] & completed.present[other]
+            total = total + values.flatten(1).sum(dim=1) * both
+        return mean_over_ranks(total) / max(len(names) * (len(names) - 1), 1)
+
+
 def _blocks(size: tuple[int, int], count: int) -> Tensor:
     """(h*w, count) of 0 and 1: the map cut into rows x columns blocks, as square a grid as `count` allows."""
     h, w = size
@@ -88,3 +166,14 @@ def _blocks(size: tuple[int, int], count: int) -> Tensor:
     row = torch.arange(h) * rows // h
     column = torch.arange(w) * columns // w
     return functional.one_hot((row[:, None] * columns + column[None, :]).flatten(), count).float()
+
+
+def _device(completed: Completed) -> str:
+    return next(iter(completed.given.values())).device.type
+
+
+def _computed(name: str, values: dict[str, Tensor], present: Tensor) -> bool:
+    """Whether `values` holds the modality. Raises ValueError if it was left out although samples have it, as outside training."""
+    if name not in values and present.any():
+        raise ValueError(f"the completion of {name!r} was not computed: losses need the model in training, with gradients")
+    return name in values
