@@ -26,6 +26,16 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     return value
 
 
+def _below_centres(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) -> (B, *size)."""
+    for axis, want in ((1, size[0]), (2, size[1])):
+        have = values.shape[axis]
+        if have != want:
+            place = torch.arange(want, device=values.device)
+            values = values.index_select(axis, ((2 * place + 1) * have + 2 * want - 1) // (2 * want) - 1)  # ceil of the centre, less 1
+    return values
+
+
 @dataclass(frozen=True, eq=False)
 class SeriesBatch(Movable):
     """All dates of one modality for the samples of a batch.
@@ -58,11 +68,18 @@ class Prompt(Movable):
     """Labels that a prompted model sees beside the images (SkySense++, Methods).
 
     labels: (B, H, W) int64 vocabulary ids, 0 = none; over the same ground as the images, at any resolution
-    hidden: (B, h, w) bool; cells whose label the model must fill in
+    hidden: (B, h, w) bool; places whose label the model must fill in, as coarse as one likes
     """
 
     labels: Tensor
     hidden: Tensor
+
+    def on(self, pixels: tuple[int, int], grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(labels (B, *pixels), hidden (B, *grid)): every position takes the value below its centre.
+
+        Where the centre is a corner of four values it is the upper left one, as in the released code (15 of 32).
+        """
+        return _below_centres(self.labels, pixels), _below_centres(self.hidden, grid)
 
 
 @dataclass(frozen=True, eq=False)

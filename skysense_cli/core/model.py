@@ -1,20 +1,18 @@
 """The whole encoder: the parts of SkySense in the order of Eq. 1-3."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from skysense_cli.core.batch import UNKNOWN_DAY, Batch, SeriesBatch
+from skysense_cli.core.cells import join_dates, seen_cells
 from skysense_cli.core.collective import any_rank
 from skysense_cli.core.encoders import Encoder
 from skysense_cli.core.features import Features, FeatureSpec
 from skysense_cli.core.fusions import Fusion
 from skysense_cli.errors import DataError, GridError
-
-SEEN_SHARE = (1, 4)  # a cell is seen on a date if at least this fraction of it is valid
 
 
 class Lift(nn.Module):
@@ -166,32 +164,6 @@ def agreed(series: Mapping[str, SeriesBatch]) -> tuple[dict[str, bool], dict[str
     flags = torch.stack([s.present.any() for s in series.values()])
     here, anywhere = torch.stack([flags, any_rank(flags)]).tolist()
     return dict(zip(series, here, strict=True)), dict(zip(series, anywhere, strict=True))
-
-
-def seen_cells(valid: Tensor, present: Tensor, h: int, w: int) -> Tensor:
-    """(B, T, h, w) bool: present, and at least a quarter of the cell's area is valid.
-
-    valid: (B, T, H, W) bool.   present: (B, T) bool. A cell may be larger or smaller than a pixel.
-    """
-    for axis, cells in ((2, h), (3, w)):
-        pixels = valid.shape[axis]
-        if pixels != cells:
-            valid = valid.repeat_interleave(math.lcm(pixels, cells) // pixels, dim=axis)  # pixels, cut where cells are
-    pieces = valid.unflatten(3, (w, -1)).unflatten(2, (h, -1))  # (B, T, h, y, w, x)
-    counts = pieces.sum(dim=(3, 5))
-    least, whole = SEEN_SHARE
-    return (counts * whole >= least * pieces.shape[3] * pieces.shape[5]) & present[..., None, None]
-
-
-def join_dates(modal: Sequence[Tensor], days: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """The token sequence of every cell: (B * h * w, N_T, d), its days and whether each token is seen, (B * h * w, N_T).
-
-    Per modality: modal (B, T, d, h, w), days (B, T), seen (B, T, h, w); all dates of the first come first.
-    """
-    shown = torch.cat(list(seen), dim=1).permute(0, 2, 3, 1)  # (B, N_T, h, w) -> (B, h, w, N_T)
-    tokens = torch.cat(list(modal), dim=1).permute(0, 3, 4, 1, 2)  # (B, N_T, d, h, w) -> (B, h, w, N_T, d)
-    dated = torch.cat(list(days), dim=1)[:, None, None].expand(shown.shape)
-    return tokens.flatten(0, 2), dated.flatten(0, 2), shown.flatten(0, 2)
 
 
 def _placed(rows: Tensor, present: Tensor) -> Tensor:

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from skysense_cli.core.batch import Target
+from skysense_cli.core.cells import mean_over_dates
 from skysense_cli.core.features import Features, FeatureSpec
 from skysense_cli.core.heads.fcn import Fcn
 from skysense_cli.core.heads.linear import Linear
-from skysense_cli.core.heads.upernet import UPerNet, mean_over_dates
+from skysense_cli.core.heads.upernet import UPerNet
 
 SPEC = FeatureSpec(pyramid=(4, 8, 16), strides=(4, 8, 16), fused_mm=6, fused=12, cell_px=8)
 

@@ -6,11 +6,12 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from skysense_cli.core.batch import Batch, SeriesBatch
+from skysense_cli.core.cells import join_dates, seen_cells
 from skysense_cli.core.encoders.swin_v2 import SwinV2
 from skysense_cli.core.encoders.vit import ViT
 from skysense_cli.core.fusions.mean import Mean
 from skysense_cli.core.fusions.temporal import Temporal
-from skysense_cli.core.model import Lift, NoGeoContext, SkySense, join_dates, seen_cells
+from skysense_cli.core.model import Lift, NoGeoContext, SkySense
 from skysense_cli.errors import DataError, GridError
 
 CHANNELS, WIDTH = {"hr": 3, "s2": 4, "s1": 2}, 12

@@ -18,15 +18,18 @@ class Temporal(Fusion):
 
     dim: d'. The row of `date_embedding` (365, d) for a token's day of year is added before the projection d -> d';
     an unknown day adds nothing. There is no other position, so the order of the tokens does not matter.
+    dates: whether there is a date table at all (the released SkySense++ has none)
     SkySense, sec. 3.2: 24 layers of 1024 channels, 16 heads. Parameter names are those of the released weights.
     """
 
-    def __init__(self, width: int, /, *, depth: int, heads: int, dim: int, mlp: float = 4.0, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, width: int, /, *, depth: int, heads: int, dim: int, mlp: float = 4.0, drop_path: float = 0.0, dates: bool = True
+    ) -> None:
         super().__init__()
         if dim % heads or depth < 1:
             raise RecipeError(f"temporal: dim {dim} must be a multiple of heads {heads}, and depth {depth} at least 1")
         self.dim = dim
-        self.date_embedding = nn.Parameter(seasons(width))
+        self.date_embedding = nn.Parameter(seasons(width)) if dates else None
         self.porj_linear = nn.Linear(width, dim)  # spelled as in the released weights
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         rates = [drop_path * index / max(depth - 1, 1) for index in range(depth)]
@@ -59,9 +62,11 @@ class Temporal(Fusion):
         count: (rows,) seen tokens of the rows that are computed. Tokens that are not seen are left out before any work;
         only rows shorter than the longest are padded.
         """
-        day = days[seen]
-        dates = self.date_embedding[day.clamp(min=0)] * (day >= 0).unsqueeze(1)
-        projected = self.porj_linear(tokens[seen] + dates)  # (seen tokens of all rows, d')
+        shown = tokens[seen]
+        if self.date_embedding is not None:
+            day = days[seen]
+            shown = shown + self.date_embedding[day.clamp(min=0)] * (day >= 0).unsqueeze(1)
+        projected = self.porj_linear(shown)  # (seen tokens of all rows, d')
         longest = int(count.max())
         kept = torch.arange(longest, device=seen.device) < count.unsqueeze(1)
         x = self.cls_token.repeat(len(count), 1 + longest, 1)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from skysense_cli.core.cells import mean_over_dates
 from skysense_cli.core.features import Features, FeatureSpec
 from skysense_cli.core.heads._raster import ConvNorm, RasterHead, resized
 
@@ -11,8 +12,9 @@ class UPerNet(RasterHead):
     """Labels every position of the finest map, from all levels of the anchor's pyramid and the fused feature.
 
     SkySense++'s head: the last input, pooled at several scales, is the fused feature. Parameter names are those of the
-    released weights. Differs from the released code: pooled maps are not rounded to bfloat16; and the output has the size
-    of the finest input, which need not be the first (a plain ViT's maps can be coarser than the cells).
+    released weights. Differs from the released code: the output has the size of the finest input, which need not be the
+    first (a plain ViT's maps can be coarser than the cells).
+    rounded: round the pooled maps to bfloat16, as the released code does whatever the precision; for comparisons with it
     """
 
     def __init__(
@@ -25,9 +27,10 @@ class UPerNet(RasterHead):
         pool_scales: tuple[int, ...] = (1, 2, 3, 6),
         dropout: float = 0.1,
         balance: float = 0.0,
+        rounded: bool = False,
     ) -> None:
         super().__init__()
-        self.balance = balance
+        self.balance, self.rounded = balance, rounded
         pooled = [nn.Sequential(nn.AdaptiveAvgPool2d(scale), ConvNorm(spec.fused, width, 1)) for scale in pool_scales]
         self.psp_modules = nn.ModuleList(pooled)
         self.bottleneck = ConvNorm(spec.fused + len(pool_scales) * width, width, 3)
@@ -46,6 +49,8 @@ class UPerNet(RasterHead):
         """Scores (B, K, h, w) at the finest size, from maps (B, C_k, h_k, w_k), fine to coarse, and last the one to pool."""
         deepest = levels[-1]
         pooled = [resized(module(deepest), _size(deepest)) for module in self.psp_modules]
+        if self.rounded:
+            pooled = [level.bfloat16().to(deepest.dtype) for level in pooled]
         context = self.bottleneck(torch.cat([deepest, *pooled], dim=1))
 
         # from coarse to fine, each level is added to the next finer one
@@ -58,13 +63,6 @@ class UPerNet(RasterHead):
         out = [conv(level) for conv, level in zip(self.fpn_convs, merged[:-1], strict=True)]
         out = [resized(level, finest) for level in [*out, context]]
         return self.conv_seg(self.dropout(self.fpn_bottleneck(torch.cat(out, dim=1))))
-
-
-def mean_over_dates(level: Tensor, present: Tensor) -> Tensor:
-    """(B, T, C, H, W) -> (B, C, H, W), the mean over the dates that are present; zeros where none is."""
-    weights = present.to(level.dtype)
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.einsum("btchw,bt->bchw", level, weights)
 
 
 def _size(x: Tensor) -> tuple[int, int]:
