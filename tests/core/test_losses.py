@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as functional
 
 from skysense_cli.core import losses
+from skysense_cli.core.completion import Completed
 
 
 def _numbers(*shape, seed=0):
@@ -150,3 +151,164 @@ def test_alignment_ignores_what_an_absent_modality_holds():
     other[2, 1] = 1e3
     place = torch.arange(4)
     assert torch.equal(losses.align(vectors, have, place, torch.tensor(0.1)), losses.align(other, have, place, torch.tensor(0.1)))
+
+
+def _slow_masked_label(scores, labels, counted, balance):
+    """Pixel by pixel, each mean over its own weights."""
+    sums = {True: [0.0, 0.0], False: [0.0, 0.0]}
+    for b, y, x in itertools.product(*(range(n) for n in labels.shape)):
+        column = [float(value) for value in scores[b, :, y, x]]
+        value = math.log(sum(math.exp(v) for v in column)) - column[int(labels[b, y, x])]
+        part = sums[bool(labels[b, y, x] > 0)]
+        part[0] += value * float(counted[b, y, x])
+        part[1] += float(counted[b, y, x])
+    if balance:
+        return sum(0.5 * total / weight for total, weight in sums.values() if weight)
+    return (sums[True][0] + sums[False][0]) / (sums[True][1] + sums[False][1])
+
+
+@pytest.mark.parametrize("balance", [True, False])
+@pytest.mark.parametrize("weights", ["all", "some", "fractions", "background only"])
+def test_masked_label_agrees_with_the_loop_over_pixels(balance, weights):
+    generator = torch.Generator().manual_seed(5)
+    scores, labels = _numbers(2, 4, 3, 5), torch.randint(0, 4, (2, 3, 5), generator=generator)
+    counted = {
+        "all": torch.ones(2, 3, 5, dtype=torch.bool),
+        "some": torch.rand(2, 3, 5, generator=generator) > 0.5,
+        "fractions": torch.rand(2, 3, 5, generator=generator),
+        "background only": labels == 0,
+    }[weights]
+    loss = losses.masked_label(scores, labels, counted, balance=balance)
+    assert loss.item() == pytest.approx(_slow_masked_label(scores, labels, counted, balance), rel=1e-5)
+
+
+def test_balance_gives_one_labelled_pixel_the_weight_of_all_the_background():
+    scores, labels = torch.zeros(1, 2, 1, 100), torch.zeros(1, 1, 100, dtype=torch.int64)
+    labels[..., 0] = 1
+    scores[:, 0] = math.log(9)  # nine to one for the background
+    loss = losses.masked_label(scores, labels, torch.ones_like(labels), balance=True)
+    assert loss.item() == pytest.approx(0.5 * (-math.log(0.9) - math.log(0.1)), rel=1e-5)
+
+
+@pytest.mark.parametrize("balance", [True, False])
+def test_masked_label_of_nothing_is_zero_with_a_zero_gradient(balance):
+    scores = _numbers(1, 3, 2, 2).requires_grad_()
+    loss = losses.masked_label(scores, torch.ones(1, 2, 2, dtype=torch.int64), torch.zeros(1, 2, 2), balance=balance)
+    loss.backward()
+    assert loss.item() == 0
+    assert scores.grad.abs().max() == 0
+
+
+def test_hidden_pixels_are_those_of_hidden_cells():
+    hidden = torch.tensor([[[True, False], [False, True]]])
+    assert losses.hidden_pixels(hidden, (2, 4)).int().tolist() == [[[1, 1, 0, 0], [0, 0, 1, 1]]]
+    assert torch.equal(losses.hidden_pixels(hidden, (2, 2)), hidden)
+    large = torch.rand(3, 8, 4, generator=torch.Generator().manual_seed(1)) > 0.5
+    assert torch.equal(losses.hidden_pixels(large, (32, 16)), large.repeat_interleave(4, 1).repeat_interleave(4, 2))
+
+
+def test_token_spread_agrees_with_the_loop_over_pairs():
+    tokens = _numbers(5, 7)
+    pairs = [1 + functional.cosine_similarity(tokens[i], tokens[j], dim=0).item() for i, j in itertools.combinations(range(5), 2)]
+    assert losses.token_spread(tokens).item() == pytest.approx(sum(pairs) / 10, rel=1e-5)
+
+
+def test_token_spread_goes_from_opposite_to_alike():
+    row = _numbers(1, 4)
+    assert losses.token_spread(torch.cat([row, -2 * row])).item() == pytest.approx(0, abs=1e-6)
+    assert losses.token_spread(torch.eye(4)).item() == pytest.approx(1)
+    assert losses.token_spread(row.repeat(3, 1)).item() == pytest.approx(2)
+    assert losses.token_spread(row).item() == 0
+
+
+def _completed(names=("a", "b", "c"), count=4, **changes):
+    """Random maps and logits; only the second sample has everything, and the third nothing."""
+    rows = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0], [0, 1, 1, 0]]).bool()[:count]
+    parts = {
+        "features": {},
+        "decoded": {name: _numbers(count, 3, 8, 4, seed=i) for i, name in enumerate(names)},
+        "logits": {name: _numbers(count, 5, 2, 1, seed=10 + i) for i, name in enumerate(names)},
+        "given": {name: _numbers(count, 3, 8, 4, seed=20 + i) for i, name in enumerate(names)},
+        "present": {name: rows[:, i] for i, name in enumerate(names)},
+    }
+    return Completed(**(parts | changes))
+
+
+@pytest.mark.parametrize("names", ["a", "ab", "abc", "abcd"])
+def test_reconstruction_agrees_with_the_loop_over_samples(names):
+    completed = _completed(tuple(names))
+    total = 0.0
+    for name in names:
+        values = [
+            sum((x - y) ** 2 for x, y in zip(own.flatten().tolist(), made.flatten().tolist(), strict=True)) / own.numel()
+            for own, made, there in zip(completed.given[name], completed.decoded[name], completed.present[name], strict=True)
+            if there
+        ]
+        total += sum(values) / len(values) / len(names)
+    assert losses.reconstruction(completed).item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("names", ["a", "ab", "abc", "abcd"])
+def test_agreement_agrees_with_the_loop_over_pairs_samples_and_cells(names):
+    completed = _completed(tuple(names))
+    total, pairs = 0.0, list(itertools.combinations(names, 2))
+    for (one, other), b, y, x in itertools.product(pairs, range(4), range(2), range(1)):
+        if completed.present[one][b] and completed.present[other][b]:
+            p, q = (torch.softmax(completed.logits[name][b, :, y, x], dim=0).tolist() for name in (one, other))
+            total += sum(p[k] * math.log(p[k] / q[k]) + q[k] * math.log(q[k] / p[k]) for k in range(5))
+    expected = total / 4 / (2 * len(pairs)) if pairs else 0
+    assert losses.agreement(completed).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_modalities_that_choose_the_same_codes_agree():
+    logits = _numbers(4, 5, 2, 1)
+    assert losses.agreement(_completed(logits={"a": logits, "b": logits + 3, "c": logits})).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_absent_samples_do_not_count_in_the_losses_of_completion():
+    completed = _completed()
+    replaced = {
+        part: {name: torch.where(completed.present[name][:, None, None, None], x, 9.0) for name, x in getattr(completed, part).items()}
+        for part in ("given", "decoded", "logits")
+    }
+    other = _completed(**replaced)
+    assert torch.equal(losses.reconstruction(completed), losses.reconstruction(other))
+    assert torch.equal(losses.agreement(completed), losses.agreement(other))
+
+
+def test_losses_of_completion_on_a_batch_with_nothing_are_zero():
+    nowhere = {name: torch.zeros(4, dtype=torch.bool) for name in "abc"}
+    for changes in ({}, {"decoded": {}, "logits": {}}):  # computed all the same, or left out
+        completed = _completed(present=nowhere, **changes)
+        assert losses.reconstruction(completed).item() == 0
+        assert losses.agreement(completed).item() == 0
+
+
+def test_reconstruction_pulls_own_features_too():
+    completed = _completed()
+    for maps in completed.given.values():
+        maps.requires_grad_()
+    losses.reconstruction(completed).backward()
+    assert (completed.given["a"].grad.flatten(1).abs().amax(dim=1) > 0).tolist() == completed.present["a"].tolist()
+
+
+@pytest.mark.parametrize("loss, part", [(losses.reconstruction, "decoded"), (losses.agreement, "logits")])
+def test_losses_say_when_the_completion_was_not_computed(loss, part):
+    with pytest.raises(ValueError, match="'a' was not computed: losses need the model in training, with gradients"):
+        loss(_completed(**{part: {}}))
+
+
+def test_losses_of_completion_and_labels_are_float32_under_autocast():
+    completed, tokens = _completed(), _numbers(4, 6)
+    scores, labels = _numbers(2, 3, 4, 4), torch.ones(2, 4, 4, dtype=torch.int64)
+    asked = {
+        "reconstruction": lambda: losses.reconstruction(completed),
+        "agreement": lambda: losses.agreement(completed),
+        "token_spread": lambda: losses.token_spread(tokens),
+        "masked_label": lambda: losses.masked_label(scores, labels, labels, balance=True),
+    }
+    for name, loss in asked.items():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = loss()
+        assert found.dtype == torch.float32, name
+        assert torch.equal(found, loss()), name
