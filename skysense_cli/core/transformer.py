@@ -18,7 +18,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     """
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(query.dtype)
-    if len(query) <= MAX_ROWS:
+    if query.shape[0] <= MAX_ROWS:  # len() would fix the batch of an exported graph
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     parts = []
     for start in range(0, len(query), MAX_ROWS):
