@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from skysense_cli.core import collective, frames, losses
 from skysense_cli.core.batch import Batch, SeriesBatch, Views
+from skysense_cli.core.completion import Completion
 from skysense_cli.core.encoders.vit import ViT
 from skysense_cli.core.fusions.temporal import Temporal
 from skysense_cli.core.model import Lift, SkySense
@@ -69,6 +70,26 @@ def _pretrain(part, centering):
     return found | objective.state_dict()
 
 
+def _complete(part):
+    """Losses and gradients of SkySense++'s pretraining, averaged over ranks; the second half has no modality b."""
+    torch.manual_seed(0)
+    completion = Completion(6, tuple(CHANNELS), codes=7, dim=5, hidden=4).train()
+    given = {m: _numbers(COUNT, 6, 4, 4, seed=i)[part] for i, m in enumerate(CHANNELS)}
+    completed = completion(given, {"a": torch.tensor([True, False, True, True])[part], "b": torch.arange(COUNT)[part] < 2})
+    labels = torch.tensor([[[3, 0]], [[0, 0]], [[0, 0]], [[1, 2]]])[part]
+    scores = torch.stack([completed.features[m].mean(dim=2)[..., :2] for m in CHANNELS]).sum(dim=0)[:, :, None]  # (B, 6, 1, 2)
+    counted = torch.tensor([[[1.0, 0]], [[1, 1]], [[0, 0.5]], [[1, 1]]])[part]
+    named = {
+        "reconstruction": losses.reconstruction(completed),
+        "agreement": losses.agreement(completed),
+        "balanced": losses.masked_label(scores, labels, counted, balance=True),
+        "plain": losses.masked_label(scores, labels, counted, balance=False),
+    }
+    sum(named.values()).backward()
+    named |= {name: parameter.grad for name, parameter in completion.named_parameters()}
+    return {name: collective.sum_ranks(value) / collective.ranks() for name, value in named.items()}
+
+
 def _all(part):
     """Everything that adds up over ranks, on the rows `part` of four."""
     scores = torch.tanh(_numbers(COUNT, 6, 5))[part]
@@ -92,6 +113,7 @@ def _all(part):
         "uneven": collective.gather_ranks(rows.detach()[: len(rows) - collective.rank()])[: COUNT - 1],
         "empty": collective.gather_ranks(rows[:0]).sum(),
     }
+    total |= {f"completion/{name}": value for name, value in _complete(part).items()}
     for centering in ("sinkhorn", "mean"):
         total |= {f"{centering}/{name}": value for name, value in _pretrain(part, centering).items()}
     return total
@@ -132,6 +154,11 @@ def test_the_steps_did_something(one):
     assert one["sinkhorn/model.geo_context.slot_regions"].tolist() == [2, 7, 9, 8]
     assert prototypes.abs().max() > 0
     assert one["sinkhorn/2/pixel/a"] > 0
+
+
+def test_the_completion_learned_from_every_loss(one):
+    assert all(one[f"completion/{name}"] > 0 for name in ("reconstruction", "agreement", "balanced", "plain"))
+    assert one["completion/vaes.b.conv1.weight"].abs().max() > 0
 
 
 def test_without_a_group_everything_is_returned_as_it_is():
