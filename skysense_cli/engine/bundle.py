@@ -13,6 +13,7 @@ import pickle
 import re
 import shutil
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, Metadata
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from skysense_cli.engine import tensor_file
 from skysense_cli.errors import BundleError
 from skysense_cli.files import sha256, whole_folder
 
@@ -54,13 +56,21 @@ class Bundle:
     manifest: dict[str, dict[str, Any]]
 
 
-def save(folder: Path, spec: dict[str, Any], tensors: dict[str, Tensor], state: dict[str, Tensor] | None = None) -> None:
-    """Write a bundle under a temporary name and rename it to `folder`, replacing what is there."""
+def save(
+    folder: Path,
+    spec: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+    state: dict[str, Tensor] | None = None,
+    *,
+    value: Callable[[str], Tensor] | None = None,
+) -> None:
+    """Write a bundle under a temporary name and rename it to `folder`, replacing what is there.
+
+    value: gives a tensor's content when it is written; then `tensors` may lie on the meta device.
+    """
     with whole_folder(folder) as temporary:
         (temporary / SPEC).write_text(json.dumps(spec, indent=1) + "\n", encoding="utf-8")
-        # safetensors refuses tensors that share memory or are strided
-        weights = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        safetensors.torch.save_file(weights, temporary / WEIGHTS)
+        tensor_file.write(temporary / WEIGHTS, tensors, value)
         if state is not None:
             _save_state(temporary / STATE, state)
         files = sorted(path for path in temporary.rglob("*") if path.is_file())
@@ -74,12 +84,17 @@ def read(folder: Path, *, verify: bool = True) -> Bundle:
     verify: compare every file with the manifest first (sizes are always compared)
     """
     manifest = check_files(folder, hashes=verify)
-    spec = _read_json(folder / SPEC)
+    spec = read_description(folder)
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
     except safetensors.SafetensorError as error:
         raise BundleError(f"{folder / WEIGHTS}: not readable as safetensors ({error})") from error
     return Bundle(folder, spec, tensors, manifest)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The content of `folder`'s bundle.json, as it stands. Raises BundleError when it is not readable."""
+    return _read_json(folder / SPEC)
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:

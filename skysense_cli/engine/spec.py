@@ -23,10 +23,18 @@ class ClassFact(Section):
     color: tuple[int, int, int]
 
 
+class SourceFact(Section):
+    """A file that weights came from: its name, without folders, and the sha256 of its bytes (of a bundle: of its weights)."""
+
+    name: str
+    sha256: str
+
+
 class BundleSpec(Section):
     """The content of `bundle.json`.
 
-    stage: the command that made it                step: updates it has seen
+    stage: the command that made it; `released`: converted from files made elsewhere, listed in `sources`
+    step: updates it has seen
     inputs: modality -> what the model sees        size_m: (height, width) of the views it was trained on
     dates: modality -> most dates in training      parent: sha256 of the weights it started from
     """
@@ -35,7 +43,7 @@ class BundleSpec(Section):
 
     format: Literal[1] = Field(1, alias="schema")
     skysense: str = __version__
-    stage: Literal["pretrain", "finetune"]
+    stage: Literal["pretrain", "finetune", "released"]
     step: int = 0
     model: ModelSection
     inputs: dict[Name, Input]
@@ -44,6 +52,7 @@ class BundleSpec(Section):
     classes: tuple[ClassFact, ...] = ()
     head: PartOf("core/heads") | None = None  # type: ignore[valid-type]
     parent: str | None = None
+    sources: tuple[SourceFact, ...] = ()
 
     @property
     def regions(self) -> Regions | None:
