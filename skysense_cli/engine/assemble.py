@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from skysense_cli.core.batch import Batch
-from skysense_cli.core.encoders import Encoder
+from skysense_cli.core.encoders import TABLES, Encoder
 from skysense_cli.core.heads import Head
 from skysense_cli.core.model import Lift, NoGeoContext, SkySense
 from skysense_cli.core.objectives import Objective
@@ -212,10 +212,14 @@ def keep_modalities(section: ModelSection, modalities: Sequence[str], has: str) 
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:
-    """Load the tensors called `<name>.<key>` into `module`. Raises BundleError naming the first that does not fit."""
+    """Load the tensors called `<name>.<key>` into `module`. Raises BundleError naming the first that does not fit.
+
+    Tables that encoders build for themselves may be missing, and are not read.
+    """
     own = {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
     wanted = module.state_dict()
-    missing, unknown = sorted(set(wanted) - set(own)), sorted(set(own) - set(wanted))
+    missing = sorted(key for key in set(wanted) - set(own) if not key.endswith(TABLES))
+    unknown = sorted(set(own) - set(wanted))
     if missing or unknown:
         what = f"lacks {missing[0]}" if missing else f"holds {unknown[0]}, which this {name} has not"
         raise BundleError(f"{path}: {bundle.WEIGHTS} {what} ({len(missing)} missing, {len(unknown)} unknown)")

@@ -142,11 +142,18 @@ def test_units_and_taps_follow_the_stages():
     assert (encoder.stride, encoder.tap_channels, encoder.tap_strides) == (32, (16, 64), (8, 32))
 
 
-def test_tables_of_offsets_are_never_stored_and_weights_fit_any_window():
-    encoder = tiny()
-    assert not [name for name in encoder.state_dict() if "relative" in name or "crossings" in name]
-    published = {**encoder.state_dict(), "stages.0.blocks.0.attn.w_msa.relative_coords_table": torch.zeros(1)}
-    tiny(window=(8, 4, 2, 2)).load_state_dict(published)
+def test_tables_of_offsets_have_a_name_but_are_never_loaded():
+    encoder, name = tiny(), "stages.0.blocks.0.attn.w_msa.relative_coords_table"
+    stored = encoder.state_dict()
+    assert name in stored and not [other for other in stored if "crossings" in other]
+    assert stored[name.replace("coords_table", "position_index")].dtype == torch.int64
+    wide = tiny(window=(8, 4, 2, 2))
+    tables = {other: tensor.clone() for other, tensor in wide.state_dict().items() if "relative" in other}
+    lacking = {other: tensor for other, tensor in stored.items() if "relative" not in other}
+    for state in (stored, {**stored, name: torch.zeros(1)}, lacking):
+        for assign in (False, True):
+            assert wide.load_state_dict(state, assign=assign).missing_keys == []
+            assert all(torch.equal(wide.state_dict()[other], tensor) for other, tensor in tables.items())
 
 
 def test_the_kept_bias_follows_every_change_of_the_weights():

@@ -6,12 +6,14 @@ To add one, write `core/encoders/<kind>.py`:
         def __init__(self, *, channels: int, dim: int = 96, patch: int = 4) -> None: ...
     build = MyEncoder
 
-and set `channels`, `stride`, `tap_channels`, `tap_strides`, `units` and `taps`. Then `kind: my` works in a recipe.
+and set the attributes of `Encoder`. Then `kind: my` works in a recipe.
 """
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+
+TABLES = ("relative_coords_table", "relative_position_index")  # buffers that depend on options alone: stored, never loaded
 
 
 class Encoder(nn.Module):
@@ -19,16 +21,25 @@ class Encoder(nn.Module):
 
     channels: of the images, C
     stride: pixels per position of the last map; H and W must be multiples of it
+    patch, dim: pixels per position of `embed`'s map, and its channels
     tap_channels, tap_strides: of each map of the pyramid
     units: the steps of the trunk, each (N, h, w, C) -> (N, h', w', C'); what is checkpointed, compiled and sharded
     taps: indices of the units whose output is kept
+    ends, end_channels: per stage (in an encoder without stages: per layer) the number of units after which it is done, and
+        the channels it ends with; between stages a prompted encoder merges its halves and puts its bridges
+
+    One that does without `embed` (its units are not on maps of positions) cannot be prompted.
     """
 
     channels: int
     stride: int
+    patch: int
+    dim: int
     tap_channels: tuple[int, ...]
     tap_strides: tuple[int, ...]
     taps: tuple[int, ...]
+    ends: tuple[int, ...]
+    end_channels: tuple[int, ...]
 
     @property
     def units(self) -> Sequence[nn.Module]:

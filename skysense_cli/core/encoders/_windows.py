@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skysense_cli.core.collective import ranks
+from skysense_cli.core.encoders import TABLES
 from skysense_cli.core.transformer import attend
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -29,9 +30,8 @@ class WindowAttention(nn.Module):
         self.logit_scale = nn.Parameter(torch.full((heads, 1, 1), math.log(10)))
         self.cpb_mlp = nn.Sequential(nn.Linear(2, 512), nn.ReLU(), nn.Linear(512, heads, bias=False))
         self.proj = nn.Linear(dim, dim)
-        offsets, index = relative_tables(window, pretrained_window)
-        self.register_buffer("relative_coords_table", offsets, persistent=False)
-        self.register_buffer("relative_position_index", index, persistent=False)
+        for name, table in zip(TABLES, relative_tables(window, pretrained_window), strict=True):
+            self.register_buffer(name, table)
         self._kept: tuple[object, Tensor] | None = None
 
     def forward(self, windows: Tensor, crossings: Tensor | None) -> Tensor:
@@ -79,9 +79,10 @@ class WindowAttention(nn.Module):
         self._kept = None  # moved to another device or type
         return super()._apply(*args, **kwargs)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
         self._kept = None
-        super()._load_from_state_dict(*args, **kwargs)
+        own = {prefix + name: getattr(self, name) for name in TABLES}  # whatever the state holds, or lacks
+        super()._load_from_state_dict({**state_dict, **own}, prefix, *args)
 
     def _bias(self) -> Tensor:
         table = 16 * torch.sigmoid(self.cpb_mlp(self.relative_coords_table))  # (1, 2w - 1, 2w - 1, heads)

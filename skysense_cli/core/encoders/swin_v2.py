@@ -52,11 +52,13 @@ class SwinV2(Encoder):
         pretrained = (0,) * count if pretrained_windows is None else tuple(pretrained_windows)
         self.levels = tuple(range(count)) if levels is None else tuple(levels)
         _check(dim, depths, heads, windows, pretrained, self.levels)
-        self.channels, self.patch, self.interpolate = channels, patch, interpolate
+        self.channels, self.patch, self.dim, self.interpolate = channels, patch, dim, interpolate
         self.tap_channels = tuple(dim * 2**level for level in self.levels)
         self.tap_strides = tuple(patch * 2**level for level in self.levels)
         self.stride = self.tap_strides[-1]
-        self.taps = tuple(sum(depths[: level + 1]) + level - 1 for level in self.levels)
+        self.ends = tuple(sum(depths[: level + 1]) + level for level in range(count))  # blocks, and a merging before each later stage
+        self.end_channels = tuple(dim * 2**level for level in range(count))
+        self.taps = tuple(self.ends[level] - 1 for level in self.levels)
 
         self.patch_embed = nn.ModuleDict({"projection": nn.Conv2d(channels, dim, patch, stride=patch), "norm": nn.LayerNorm(dim)})
         rates = iter(drop_rates(drop_path, sum(depths)))
@@ -77,7 +79,6 @@ class SwinV2(Encoder):
             self.grid = (height // patch, width // patch)
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
-        self.register_load_state_dict_pre_hook(_drop_relative_tables)
 
     @property
     def units(self) -> Sequence[nn.Module]:
@@ -200,12 +201,6 @@ def _check(dim: int, depths: Sequence[int], heads: Sequence[int], windows: Seque
         raise RecipeError(f"swin_v2: window {list(windows)} must be 2 or more")
     if not levels or list(levels) != sorted(set(levels)) or not 0 <= levels[0] <= levels[-1] < len(depths):
         raise RecipeError(f"swin_v2: levels {list(levels)} must be ascending stage numbers in 0..{len(depths) - 1}")
-
-
-def _drop_relative_tables(module: nn.Module, state: dict, *_: object) -> None:
-    """Tables depend on the window alone and are built, never loaded."""
-    for name in [name for name in state if name.endswith(("relative_coords_table", "relative_position_index"))]:
-        del state[name]
 
 
 build = SwinV2

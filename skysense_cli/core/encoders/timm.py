@@ -33,6 +33,8 @@ class Timm(Encoder):
         self.tap_strides = tuple(self.backbone.feature_info.reduction())
         self.stride = self.tap_strides[-1]
         self.taps = (0,) * len(self.tap_channels)
+        self.patch, self.dim = self.tap_strides[0], self.tap_channels[0]
+        self.ends, self.end_channels = (1,), self.tap_channels[-1:]
         self.channels_last = str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC")
 
     @property

@@ -19,11 +19,12 @@ class ViT(Encoder):
     taps: layers whose output is kept, the last one included by default; four spread evenly when None
     final_norm: normalise the output of the last layer
     class_token: one more token that takes part in every layer; its output is left out of the maps
+    class_position: the position table has a row for the class token, used or not (the prompted release has none)
     resize: `grid` resizes the position table whenever the grid differs. `length` is the released code's rule, which
         resizes only when the number of positions differs (and so reads a 4 x 4 table in the wrong order on a 2 x 8 grid)
 
     SkySense, sec. 3.2: 24 layers of 1024 channels, 16 heads, patch 4. Layer names are those of the released weights;
-    `cls_token` and row 0 of `pos_embed` always exist there, used or not.
+    `cls_token` always exists there, used or not.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ViT(Encoder):
         norm_eps: float = 1e-6,
         final_norm: bool = False,
         class_token: bool = False,
+        class_position: bool = True,
         interpolate: Literal["bicubic", "bilinear"] = "bicubic",
         resize: Literal["grid", "length"] = "grid",
     ) -> None:
@@ -50,16 +52,20 @@ class ViT(Encoder):
         self.taps = tuple(sorted({((i + 1) * depth + 3) // 4 - 1 for i in range(4)})) if taps is None else taps
         if not self.taps or list(self.taps) != sorted(set(self.taps)) or not 0 <= self.taps[0] <= self.taps[-1] < depth:
             raise RecipeError(f"vit: taps {list(self.taps)} must be ascending layer numbers in 0..{depth - 1}")
-        self.channels, self.stride = channels, patch
+        if class_token and not class_position:
+            raise RecipeError("vit: class_token needs a row of the position table; set class_position: true")
+        self.channels, self.stride, self.patch, self.dim = channels, patch, patch, dim
         self.tap_channels = (dim,) * len(self.taps)
         self.tap_strides = (patch,) * len(self.taps)
-        self.interpolate, self.resize, self.class_token = interpolate, resize, class_token
+        self.ends, self.end_channels = tuple(range(1, depth + 1)), (dim,) * depth
+        self.interpolate, self.resize, self.class_token, self.final_norm = interpolate, resize, class_token, final_norm
         height, width = (size, size) if isinstance(size, int) else size
         self.grid = (height // patch, width // patch)
 
         self.patch_embed = nn.ModuleDict({"projection": nn.Conv2d(channels, dim, patch, stride=patch)})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid[0] * self.grid[1], dim))
+        self.before = 1 if class_position else 0  # rows of the table that belong to no place
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.before + self.grid[0] * self.grid[1], dim))
         rates = drop_rates(drop_path, depth)
         self.layers = nn.ModuleList(GridLayer(dim, heads, mlp=mlp, drop_path=rate, norm_eps=norm_eps) for rate in rates)
         if final_norm:
@@ -82,7 +88,7 @@ class ViT(Encoder):
     def position(self, grid: Tensor) -> Tensor:
         """`grid` (N, h, w, dim) plus the position table, resized to h x w where needed."""
         size = grid.shape[1:3]
-        table = self.pos_embed[:, 1:]  # row 0 belongs to the class token
+        table = self.pos_embed[:, self.before :]
         fits = size == self.grid if self.resize == "grid" else size.numel() == table.shape[1]
         if not fits:
             image = table.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, h0 * w0, C) -> (1, C, h0, w0)
