@@ -98,7 +98,7 @@ class Settings:
             pretrained_windows=tuple(self.take("pretrained_window_sizes", [0] * len(depths))),
         )
 
-    def vit(self, *, class_token: bool) -> ViT:
+    def vit(self, *, class_token: bool, class_position: bool = True) -> ViT:
         """The ViT of these arguments."""
         size = self.take("img_size", 224)
         self.expect(qkv_bias=True, act_cfg={"type": "GELU"}, drop_rate=0.0, patch_norm=False, num_fcs=2, use_ccd=False)
@@ -118,6 +118,7 @@ class Settings:
             norm_eps=self.norm(),
             final_norm=self.take("final_norm", False),
             class_token=class_token,
+            class_position=class_position,
             interpolate=self.take("interpolate_mode", "bicubic"),
             resize="length",
         )

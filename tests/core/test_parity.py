@@ -101,9 +101,6 @@ RUNNERS = {
 }
 ROUNDED = {"logits": 5e-3}  # rounded to bfloat16 on the way, where the last bit of float32 can tip a step
 LATER = {
-    "SkySensePP.convert_target",
-    "lib.models.backbones.swin_v2.SwinTransformerV2MSL",
-    "lib.models.backbones.vit.VisionTransformerMSL",
     "lib.models.losses.RecLoss",
     "lib.models.necks.modality_completion.ModalityCompletion (+ ModalityVAELoss)",
     "lib.models.segmentors.skysense_pp_pipeline.SkySensePP",
