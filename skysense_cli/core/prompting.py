@@ -131,7 +131,7 @@ class PromptedEncoder(nn.Module):
                 f"hidden is {' x '.join(map(str, hidden.shape))}, but the labels make {' x '.join(map(str, image.shape[:3]))} patches "
                 f"(samples, rows, columns) of {self.patch} px"
             )
-        if labels.device.type == "cpu" and labels.numel():  # elsewhere a look at the values would stall the device
+        if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():  # a GPU would stall for a look at values
             low, high = (int(value) for value in labels.aminmax())
             if low < 0 or high > self.vocabulary:
                 raise DataError(f"labels hold ids {low}..{high}, the vocabulary has 0..{self.vocabulary}; map them with to_vocabulary")

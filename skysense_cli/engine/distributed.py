@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from skysense_cli.core.collective import rank, ranks
 from skysense_cli.core.encoders import Encoder
 from skysense_cli.core.fusions import Fusion
+from skysense_cli.core.prompting import PromptedEncoder
 from skysense_cli.recipe.schema import TrainSection
 
 
@@ -62,7 +63,8 @@ def shard(objective: nn.Module, plan: TrainSection) -> nn.Module:
         for unit in units:
             unit.compile()
     if ranks() > 1:
-        for module in (*units, *(m for m in objective.modules() if isinstance(m, Encoder | Fusion)), objective):
+        fusions = (module for module in objective.modules() if isinstance(module, Fusion))
+        for module in (*units, *_towers(objective), *fusions, objective):
             fully_shard(module)
     return objective
 
@@ -101,11 +103,19 @@ def barrier() -> None:
         dist.barrier()
 
 
-def _units(objective: nn.Module) -> Iterator[nn.Module]:
+def _towers(objective: nn.Module) -> Iterator[Encoder | PromptedEncoder]:
+    """What a model calls to encode. The encoder inside a prompted one is none: its own forward never runs."""
+    inside = {id(module.encoder) for module in objective.modules() if isinstance(module, PromptedEncoder)}
     for module in objective.modules():
-        if isinstance(module, Encoder):
-            yield from module.units
-        elif isinstance(module, Fusion) and isinstance(getattr(module, "layers", None), nn.ModuleList):
+        if isinstance(module, Encoder | PromptedEncoder) and id(module) not in inside:
+            yield module
+
+
+def _units(objective: nn.Module) -> Iterator[nn.Module]:
+    for tower in _towers(objective):
+        yield from tower.units
+    for module in objective.modules():
+        if isinstance(module, Fusion) and isinstance(getattr(module, "layers", None), nn.ModuleList):
             yield from cast(nn.ModuleList, module.layers)
 
 

@@ -7,6 +7,10 @@ import torch
 import torch.multiprocessing
 
 from skysense_cli.cli.options import Options, load
+from skysense_cli.core.collective import sum_ranks
+from skysense_cli.core.encoders.swin_v2 import SwinV2
+from skysense_cli.core.encoders.vit import ViT
+from skysense_cli.core.prompting import PromptedEncoder
 from skysense_cli.engine import bundle, distributed
 from skysense_cli.engine.assemble import assemble_pretraining
 from skysense_cli.engine.loading import pretraining_loader
@@ -38,6 +42,57 @@ def test_two_ranks_learn_and_resume_what_one_process_learns(tmp_path, dataset, w
     (tmp_path / "two" / bundle.CHECKPOINTS / "step_00000004" / "manifest.json").unlink()  # as if killed while it was written
     torch.multiprocessing.spawn(work, (2, path, tmp_path / "two", tmp_path / "store2"), nprocs=2)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
+class Prompts(torch.nn.Module):
+    """Two prompted encoders that should say a pixel of the label map."""
+
+    def __init__(self):
+        super().__init__()
+        swin = SwinV2(channels=2, dim=8, depths=(1, 2), heads=(1, 2), window=2, patch=2)
+        vit = ViT(channels=2, dim=8, depth=2, heads=2, patch=2, size=8, class_position=False)
+        sizes = {"merge_after": {"a": 2, "b": 1}, "bridges": {"a": ((4, 2), (8, 2)), "b": ((0, 2),)}}
+        self.towers = torch.nn.ModuleDict(
+            {name: PromptedEncoder(tower, name, vocabulary=3, **sizes) for name, tower in (("a", swin), ("b", vit))}
+        )
+
+    def forward(self, pixels, labels, hidden):
+        maps = [level for tower in self.towers.values() for level in tower(pixels, labels, hidden)]
+        return sum((level - labels[:, :1, :1, None]).square().mean() for level in maps)
+
+
+def learn_prompts(number, count, home, store):
+    torch.set_num_threads(1)
+    distributed.start("cpu", store, number, count)
+    torch.manual_seed(0)
+    pixels, labels, hidden = torch.randn(4, 2, 16, 16), torch.randint(0, 4, (4, 16, 16)), torch.rand(4, 8, 8) < 0.5
+    plan = TrainSection(steps=1, batch=1, lr=0.1, checkpoint_activations=True)
+    objective = distributed.shard(Prompts(), plan)
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
+    own, found = slice(number, None, count), []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = objective(pixels[own], labels[own], hidden[own])
+        loss.backward()
+        optimizer.step()
+        found.append(sum_ranks(loss.detach()).item() / count)
+    state = distributed.full(objective.state_dict())
+    distributed.load(objective, state)
+    if distributed.is_first():
+        torch.save({"losses": found, "state": state}, home)
+    distributed.stop()
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_from_prompts_what_one_process_learns(tmp_path):
+    learn_prompts(0, 1, tmp_path / "one.pt", None)
+    torch.multiprocessing.spawn(learn_prompts, (2, tmp_path / "two.pt", tmp_path / "store"), nprocs=2)
+    one, two = (torch.load(tmp_path / f"{name}.pt") for name in ("one", "two"))
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert one["losses"][-1] < 0.9 * one["losses"][0]
+    assert two["state"].keys() == one["state"].keys()
+    for name, tensor in one["state"].items():
+        torch.testing.assert_close(two["state"][name], tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_alone_every_helper_gives_back_its_input():
