@@ -27,6 +27,8 @@ from skysense_cli.files import TEMPORARY, whole_file
 from skysense_cli.geo.opening import environment
 
 BLOCK_PX = 512  # of the result; overviews go down to one block
+LEAST_BLOCK_PX = 128  # of maps with many bands: a block holds all of them
+BLOCK_BYTES = 32 << 20  # of one block, as far as LEAST_BLOCK_PX allows
 STRIP_BLOCK_PX = 256
 NAMES_TAG = "CLASS_NAMES"  # JSON object: class id -> name
 
@@ -161,7 +163,8 @@ class GeoTiffStream:
                 dataset.build_overviews([factor], Resampling.mode)
 
     def _cog_options(self) -> dict[str, str | int]:
-        block = BLOCK_PX if self.grid.shape[1] != BLOCK_PX else BLOCK_PX // 2  # a single column of tiles would look like strips
+        block = self._block_px()
+        block = block if self.grid.shape[1] != block else block // 2  # a single column of tiles would look like strips
         options: dict[str, str | int] = {"COMPRESS": self.look.compress.upper(), "BLOCKSIZE": block, "BIGTIFF": "IF_SAFER"}
         options["OVERVIEWS"] = "NONE" if self.look.overviews == "none" else "AUTO"
         if self.look.overviews != "none":
@@ -169,6 +172,13 @@ class GeoTiffStream:
         if not self.look.colors and self.look.names is None:  # neighbouring class ids say nothing of each other
             options["PREDICTOR"] = "YES"
         return options
+
+    def _block_px(self) -> int:
+        """Side of a block: BLOCK_PX, halved while a block would be too large."""
+        block = BLOCK_PX
+        while block > LEAST_BLOCK_PX and block**2 * self.count * self.dtype.itemsize > BLOCK_BYTES:
+            block //= 2
+        return block
 
     def _failure(self, error: BaseException) -> GridError:
         cause = error.__cause__ or error

@@ -206,11 +206,12 @@ def _read_band(dataset: DatasetReader, number: int, box: Window) -> np.ndarray:
 def _data(dataset: DatasetReader, numbers: Numbers, box: Window, pixels: np.ndarray, nodata: float | None) -> np.ndarray:
     """Where pixels are data: not nodata, not NaN, not masked, not fully transparent."""
     data = ~np.isnan(pixels) if pixels.dtype.kind == "f" else np.ones(pixels.shape, bool)
+    declared, masks = dataset.nodatavals, dataset.mask_flag_enums  # each asks every band, and there may be thousands
     for position, number in enumerate(numbers):
-        empty = dataset.nodatavals[number - 1] if nodata is None else nodata
+        empty = declared[number - 1] if nodata is None else nodata
         if empty is not None and _representable(empty, pixels.dtype):
             data[position] &= pixels[position] != pixels.dtype.type(empty)
-        flags = dataset.mask_flag_enums[number - 1]
+        flags = masks[number - 1]
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
             data[position] &= dataset.read_masks(number, window=box) > 0
     if ColorInterp.alpha in dataset.colorinterp:
