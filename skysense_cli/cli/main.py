@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from skysense_cli import __version__, console
-from skysense_cli.cli import build_data, demo, doctor, evaluate, finetune, map_prototypes, predict, pretrain, recipe, weights
+from skysense_cli.cli import build_data, demo, doctor, embed, evaluate, finetune, map_prototypes, predict, pretrain, recipe, weights
 from skysense_cli.errors import SkySenseError, SkySenseWarning
 
 NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's disk, not bugs
@@ -30,6 +30,7 @@ app.command("finetune")(finetune.finetune)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("map-prototypes")(map_prototypes.map_prototypes)
+app.command("embed")(embed.embed)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")

@@ -78,7 +78,7 @@ def gather(data: DataSection, modalities: Sequence[str], wanted_by: str, split: 
     if len(usable) < len(rows):
         console.warn(f"{len(rows) - len(usable)} of {len(rows)} samples have no date of {', '.join(modalities)} within data.period")
     usable = usable[: data.limit]
-    _warn_of_long_series(usable, modalities, period)
+    warn_of_long_series(usable, modalities, period)
     folder = data.index.parent
     size_m = (data.crop_m, data.crop_m) if data.crop_m else _one_size(usable, data.index)
     return Gathered(folder, tuple(usable), _inputs(folder, usable, modalities), size_m, data.crop_m, dict(data.dates), period)
@@ -117,7 +117,8 @@ def _dates(row: Row, name: str, period: Period | None) -> np.ndarray:
     return within(np.array(row.dates.get(name, ()), "datetime64[s]"), period)
 
 
-def _warn_of_long_series(rows: Sequence[Row], modalities: Sequence[str], period: Period | None) -> None:
+def warn_of_long_series(rows: Sequence[Row], modalities: Sequence[str], period: Period | None) -> None:
+    """Warn of the first sample whose dates of a modality span more than a year."""
     for name in modalities:
         for row in rows:
             times = np.array(row.dates.get(name, ()), "datetime64[s]")[_dates(row, name, period)]

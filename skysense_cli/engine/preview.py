@@ -22,26 +22,27 @@ EMPTY = (255, 255, 255)  # colour of pixels without data
 
 @dataclass
 class Reduced:
-    """Every `step`-th pixel of a map that arrives in rows, so that the picture has at most LARGEST_PX along a side."""
+    """Every `step`-th pixel of a map that arrives in rows, so that the picture has at most `largest_px` along a side."""
 
     shape: tuple[int, int]
+    largest_px: int | None = None  # LARGEST_PX
     rows: list[np.ndarray] = field(default_factory=list)
     _next: int = 0
 
     @property
     def step(self) -> int:
         """Map pixels per picture pixel."""
-        return max(-(-max(self.shape) // LARGEST_PX), 1)
+        return max(-(-max(self.shape) // (self.largest_px or LARGEST_PX)), 1)
 
     def add(self, rows: np.ndarray) -> None:
-        """Take the next rows (n, W) of the map."""
+        """Take the next rows (n, W) or (n, W, channels) of the map."""
         first = -self._next % self.step
         self.rows.append(rows[first :: self.step, :: self.step].copy())
         self._next += len(rows)
 
     @property
     def picture(self) -> np.ndarray:
-        """The rows taken so far, reduced, (h, w)."""
+        """The rows taken so far, reduced, (h, w) or (h, w, channels)."""
         return np.concatenate(self.rows)
 
 
@@ -74,6 +75,13 @@ def save_classes(path: Path, picture: np.ndarray, legend: Sequence[Entry], title
         marks.append(Patch(facecolor="none"))
         labels.append(f"and {len(legend) - len(shown)} more")
     axes.legend(marks, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, borderaxespad=0)
+    _save(path, figure, axes, title)
+
+
+def save_colors(path: Path, picture: np.ndarray, title: str) -> None:
+    """A picture (h, w, 3) uint8 whose colours need no legend."""
+    figure, axes = _figure(picture.shape[:2])
+    axes.imshow(picture, interpolation="nearest")
     _save(path, figure, axes, title)
 
 

@@ -18,7 +18,7 @@ from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
 from skysense_cli.engine.predict import Plan, make_plan, size_in_units
 from skysense_cli.errors import GridError, RecipeError
-from skysense_cli.recipe.schema import MapPrototypesRecipe, PredictRecipe
+from skysense_cli.recipe.schema import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class SceneJob:
         return total
 
 
-def open_job(recipe: PredictRecipe | MapPrototypesRecipe, bundle: LoadedBundle, gsd_m: float | None) -> SceneJob:
+def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: LoadedBundle, gsd_m: float | None) -> SceneJob:
     """The recipe's scene, ready for the bundle's model. gsd_m: of the map; None: the reference's own.
 
     Raises RecipeError when the scene has a modality the model lacks, GridError when sizes do not fit.

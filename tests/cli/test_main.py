@@ -13,8 +13,8 @@ from skysense_cli.cli import main
 from skysense_cli.errors import DataError, RecipeError, SkySenseWarning, SourceError
 
 HEAVY = ("torch", "rasterio", "dask", "distributed", "geopandas", "pandas", "ruamel", "rich", "numpy", "xarray", "scipy", "cv2")
-COMMANDS = ("build-data", "pretrain", "finetune", "evaluate", "predict", "map-prototypes", "demo", "doctor", "recipe")
-RECIPE_COMMANDS = COMMANDS[:6]
+COMMANDS = ("build-data", "pretrain", "finetune", "evaluate", "predict", "map-prototypes", "embed", "demo", "doctor", "recipe")
+RECIPE_COMMANDS = COMMANDS[:7]
 
 
 def skysense(*arguments, **options):

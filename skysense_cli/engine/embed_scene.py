@@ -1,0 +1,192 @@
+"""`embed` of a scene: the feature of every cell as one raster, blended over tiles, and a vector for each tile's core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skysense_cli import console
+from skysense_cli.core.batch import Batch
+from skysense_cli.data.sample import Sample, Series
+from skysense_cli.engine.assemble import LoadedBundle
+from skysense_cli.engine.embed import Embedder, embedder
+from skysense_cli.engine.embed_files import VECTORS, Vector, cells_look, own_tags, principal_colors, thinned, vector_facts, write_vectors
+from skysense_cli.engine.predict import Plan, Rows, predict_scene
+from skysense_cli.engine.preview import save_colors
+from skysense_cli.engine.scene_job import SceneJob, open_job
+from skysense_cli.errors import GridError, RecipeError
+from skysense_cli.geo.cog import GeoTiffStream
+from skysense_cli.geo.grid import bounds_of, crs_text, window
+from skysense_cli.geo.outlines import outline
+from skysense_cli.geo.raster import describe
+from skysense_cli.recipe.schema import EmbedRecipe
+
+CELLS, PICTURE = "embedding.tif", "embedding.png"
+Times = dict[str, tuple[str, ...]]  # modality -> dates that have a valid pixel
+
+
+@dataclass(frozen=True, eq=False)
+class SceneEmbedding:
+    """A scene that is ready to be embedded; its map's pixels are cells."""
+
+    recipe: EmbedRecipe
+    asked: Embedder
+    job: SceneJob
+
+    def facts(self) -> list[tuple[str, object]]:
+        """(what, value) lines of the plan."""
+        width = self.asked.width
+        lines: list[tuple[str, object]] = [("feature", f"{self.asked.feature}, {width} channels, float32")]
+        if self.recipe.cells:
+            lines += self.job.facts(width, 4)
+        else:
+            lines += [line for line in self.job.facts(width, 4) if line[0] != "disk"]
+        if self.recipe.vectors:
+            lines.append(("vectors", f"at most {self.job.plan.count:,} rows, {self.job.plan.count * width * 4 / 2**20:,.1f} MiB"))
+        return lines
+
+    def write(self, folder: Path, recipe_digest: str) -> list[str]:
+        """Write embedding.tif and .png, and vectors.parquet, as the recipe asks; returns lines for the user.
+
+        Every file is whole or absent, and nothing is done when all are there from the same recipe, bundle and scenes.
+        The same recipe on the same files gives the same bytes.
+        """
+        tags = self.job.tags(recipe_digest) | {"SKYSENSE_FEATURE": self.asked.feature, "SKYSENSE_WIDTH": str(self.asked.width)}
+        if self._done(folder, tags):
+            return [f"{folder}: already complete"]
+        scene = Noting(self.job)
+        means = CoreMeans(self.job.plan, self.asked.width)
+        picture = thinned(self.job.plan.shape, self.asked.width)
+        grid, seen_cells = self.job.grid, 0
+        (folder / VECTORS).unlink(missing_ok=True)  # not beside cells of another state
+        with ExitStack() as stack:
+            look = cells_look(self.asked.feature, self.asked.width, tags)
+            stream = GeoTiffStream(folder / CELLS, grid, self.asked.width, "float32", look)
+            cells = stack.enter_context(stream) if self.recipe.cells else None
+            for rows in self._rows(scene):
+                values, seen = rows.scores[:-1], rows.scores[-1] > 0.5
+                seen_cells += int(seen.sum())
+                means.add(rows.top, values, seen)
+                values[:, ~seen] = np.nan
+                if cells is not None:
+                    cells.write(values, rows.top)
+                picture.add(values.transpose(1, 2, 0))
+        title = f"{self.asked.feature}, first three principal components" + (", simulated data" if "SIMULATED" in tags else "")
+        save_colors(folder / PICTURE, principal_colors(picture.picture), title)
+        share = seen_cells / (grid.shape[0] * grid.shape[1])
+        lines = [f"cells: {folder / CELLS} ({self.asked.width} bands, {share:.1%} of the cells have data)"] if self.recipe.cells else []
+        if self.recipe.vectors:
+            table = means.table(self.job, scene.dates)
+            write_vectors(folder / VECTORS, table, tags)
+            lines.append(f"vectors: {folder / VECTORS} ({len(table):,} of {self.job.plan.count:,} tiles have data)")
+            if grid.crs is None:
+                console.warn("the scene is not georeferenced: the rows of vectors.parquet have no geometry")
+        return [*lines, f"preview: {folder / PICTURE}"]
+
+    def _done(self, folder: Path, tags: Mapping[str, str]) -> bool:
+        """Whether everything the recipe asks for is there already, made from the same."""
+        have = [(folder / PICTURE).exists()]
+        if self.recipe.cells:
+            have.append(_tags(folder / CELLS) == tags)
+        if self.recipe.vectors:
+            have.append(vector_facts(folder / VECTORS) == tags)
+        return all(have)
+
+    def _rows(self, scene: Noting) -> Iterator[Rows]:
+        """Rows of cells whose last channel is 1 where a date sees the cell: it is blended like the others and stays 0 or 1."""
+
+        def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
+            cells, seen = self.asked.cells(batch)
+            return torch.cat([cells, seen[:, None].to(cells)], dim=1)
+
+        return predict_scene(forward, self.job.to_batch, scene, self.job.plan, self.asked.width + 1)
+
+
+def open_scene_embedding(recipe: EmbedRecipe, bundle: LoadedBundle) -> SceneEmbedding:
+    """The scene of a recipe in cells. Raises RecipeError and GridError when scene, feature and bundle do not fit."""
+    asked = embedder(bundle, recipe.feature)
+    if recipe.feature in bundle.inputs and recipe.feature not in recipe.scene:
+        raise RecipeError(f"embed: feature is {recipe.feature!r}, but scene has {', '.join(recipe.scene)}")
+    return SceneEmbedding(recipe, asked, open_job(recipe, bundle, bundle.spec.model.cell_m))
+
+
+class Noting:
+    """The scene of a job that notes which dates each tile has. dates: (top, left) in units -> modality -> times"""
+
+    def __init__(self, job: SceneJob) -> None:
+        self._scene, self._top = job.scene, 0
+        self.dates: dict[tuple[int, int], Times] = {}
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Rows and columns of the extended scene."""
+        return self._scene.units
+
+    def strip(self, top: int, height: int) -> dict[str, Series]:
+        """The series of all modalities over some units."""
+        self._top = top
+        return self._scene.strip(top, height)
+
+    def tile(self, strip: Mapping[str, Series], left: int, width: int) -> Sample | None:
+        """A part of the strip that was read last."""
+        sample = self._scene.tile(strip, left, width)
+        if sample is not None:
+            self.dates[self._top, left] = {name: tuple(str(time) for time in part.times) for name, part in sample.series.items()}
+        return sample
+
+
+@dataclass
+class CoreMeans:
+    """The mean of the seen cells of each tile's core, from rows of cells as they arrive. width: channels"""
+
+    plan: Plan
+    width: int
+    _sums: np.ndarray = field(init=False)
+    _counts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = len(self.plan.rows.starts), len(self.plan.columns.starts)
+        self._sums, self._counts = np.zeros((*shape, self.width)), np.zeros(shape, np.int64)
+
+    def add(self, top: int, values: np.ndarray, seen: np.ndarray) -> None:
+        """Take rows of cells from `top` on: values (d, n, W), zeros where not `seen` (n, W)."""
+        tops, lefts = self._edges()
+        rows = np.searchsorted(tops, np.arange(top, top + len(seen)), side="right") - 1
+        for row in np.unique(rows):
+            here = rows == row
+            self._sums[row] += np.add.reduceat(values[:, here].sum(axis=1, dtype=np.float64), lefts, axis=1).T
+            self._counts[row] += np.add.reduceat(seen[here].sum(axis=0), lefts)
+
+    def table(self, job: SceneJob, dates: Mapping[tuple[int, int], Times]) -> list[Vector]:
+        """A row for each core with a seen cell, from the top left on; its outline is that of the core."""
+        plan, rows = self.plan, []
+        for number, core in enumerate(plan.cores):
+            row, column = divmod(number, len(plan.columns.starts))
+            count = int(self._counts[row, column])
+            if count:
+                px, ends = plan.unit_px, zip(core, plan.shape, strict=True)
+                area = [slice(part.start * px, min(part.stop * px, side)) for part, side in ends]
+                ground = outline(bounds_of(window(job.grid, *area)), crs_text(job.grid.crs))
+                mean = (self._sums[row, column] / count).astype(np.float32)
+                times = dates[plan.rows.starts[row], plan.columns.starts[column]]
+                rows.append(Vector(f"r{row:04d}_c{column:04d}", "", ground, times, count, mean))
+        return rows
+
+    def _edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """First rows and first columns of the cores, in cells."""
+        tops, lefts = (sorted({core[axis].start * self.plan.unit_px for core in self.plan.cores}) for axis in (0, 1))
+        return np.array(tops), np.array(lefts)
+
+
+def _tags(path: Path) -> dict[str, str] | None:
+    """The tags of a raster that say where it comes from; None when there is none or it cannot be read."""
+    try:
+        return own_tags(describe(path).tags)
+    except GridError:
+        return None
