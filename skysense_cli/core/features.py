@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from skysense_cli.core.completion import Completed
+
 
 @dataclass(frozen=True, eq=False)
 class Features:
@@ -13,8 +15,9 @@ class Features:
     fused_mm: F_fus^mm, (B, d', h, w)                                          SkySense Eq. 2
     fused: F_fus, (B, d'', h, w); d'' = 2 d' with geo-context, else d'         SkySense Eq. 3
     pyramid: of the anchor modality, fine to coarse, each (B, T, C_k, H_k, W_k)
-    present: modality -> (B, T_i) bool, as in the batch
+    present: modality -> (B, T_i) bool, as in the batch, and the one date that was imagined where a modality is absent
     seen: modality -> (B, T_i, h, w) bool; present and at least a quarter of the cell is valid
+    completed: how absent modalities were imagined; None without a completion
     A cell that no date of any modality sees has zeros in fused_mm and fused.
     """
 
@@ -25,6 +28,7 @@ class Features:
     present: dict[str, Tensor]
     seen: dict[str, Tensor]
     anchor: str
+    completed: Completed | None = None
 
     @property
     def seen_any(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -12,12 +12,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from skysense_cli import console
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.encoders import TABLES, Encoder
 from skysense_cli.core.heads import Head
 from skysense_cli.core.model import Lift, NoGeoContext, SkySense
 from skysense_cli.core.objectives import Objective
 from skysense_cli.core.objectives.supervised import Supervised
+from skysense_cli.core.prompting import PromptedEncoder
 from skysense_cli.data import npz
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample
@@ -88,9 +90,8 @@ def load_bundle(path: str | Path, device: str = "cpu") -> LoadedBundle:
     spec = read_spec(stored.spec, stored.path)
     model = build_model(spec.model, spec.inputs)
     load_weights(model, stored.tensors, "model", stored.path)
-    head = None
-    if spec.head is not None:
-        head = spec.head.build(model.spec, len(spec.classes))
+    head = build_head(spec, model)
+    if head is not None:
         load_weights(head, stored.tensors, "head", stored.path)
     for part in (model, head):
         if part is not None:
@@ -101,7 +102,11 @@ def load_bundle(path: str | Path, device: str = "cpu") -> LoadedBundle:
 def assemble_pretraining(recipe: PretrainRecipe) -> Assembly:
     """Model, objective and samples of a pretraining recipe, checked against each other."""
     data = gather(recipe.data, tuple(recipe.model.encoders), "pretrain: model.encoders")
-    spec = BundleSpec(stage="pretrain", model=recipe.model, inputs=data.inputs, dates=recipe.data.dates, size_m=data.size_m)
+    if recipe.model.prompting is not None:
+        console.warn(f"pretrain: {recipe.objective.kind} shows the model no labels; model.prompting and model.head are left out")
+    spec = BundleSpec(
+        stage="pretrain", model=without_prompts(recipe.model), inputs=data.inputs, dates=recipe.data.dates, size_m=data.size_m
+    )
     model = _seeded_model(spec, recipe.train.seed)
     check_cells(data.size_m, data.inputs, strides(model), recipe.model.cell_m)
     if recipe.start_from is not None:
@@ -121,6 +126,7 @@ def assemble_finetuning(recipe: FinetuneRecipe) -> Assembly:
         section = keep_modalities(parent.model, recipe.modalities, f"{recipe.start_from} was trained on")
     else:
         section = keep_modalities(cast(ModelSection, recipe.model), recipe.modalities, "model has")
+    section = without_prompts(section)
     data = gather_labelled(recipe.data, recipe.modalities, recipe.classes, recipe.data.split)
     if parent is not None:
         data = data.as_trained(parent.inputs, str(recipe.start_from))
@@ -142,19 +148,31 @@ def build_model(section: ModelSection, inputs: Mapping[str, Input]) -> SkySense:
 
     Raises RecipeError when an encoder's channels are not the bands of its input, or a lift is not a whole number.
     """
-    encoders: dict[str, Encoder] = {}
+    encoders: dict[str, Encoder | PromptedEncoder] = {}
     for name, part in section.encoders.items():
         channels, bands = part.options.get("channels"), inputs[name].bands
         if channels is not None and channels != len(bands):
             raise RecipeError(f"model.encoders.{name}.channels is {channels}, but {name} has {len(bands)} bands ({', '.join(bands)})")
-        encoders[name] = part.build()
+        encoder = part.build()
+        encoders[name] = encoder if section.prompting is None else section.prompting.build(encoder, name)
     lifts = {}
-    for name, encoder in encoders.items():
-        scale = lift_scale(name, encoder.stride, inputs[name].gsd_m, section.cell_m)
-        lifts[name] = Lift(encoder.tap_channels[-1], section.width, scale)
+    for name, tower in encoders.items():
+        scale = lift_scale(name, tower.stride, inputs[name].gsd_m, section.cell_m)
+        lifts[name] = Lift(tower.tap_channels[-1], section.width, scale)
+    completion = None if section.completion is None else section.completion.build(section.width, tuple(encoders))
     fusion = section.fusion.build(section.width)
     geo_context = NoGeoContext() if section.prototypes is None else section.prototypes.build(fusion.dim)
-    return SkySense(encoders, lifts, fusion, geo_context, anchor=section.anchor)
+    return SkySense(encoders, lifts, fusion, geo_context, anchor=section.anchor, completion=completion, dated=section.date_modalities)
+
+
+def build_head(spec: BundleSpec, model: SkySense) -> Head | None:
+    """The head of a task, or the one that belongs to the model, over its vocabulary; None without either. Fresh weights."""
+    if spec.head is not None:
+        return cast(Head, spec.head.build(model.spec, len(spec.classes)))
+    section = spec.model
+    if section.head is None or section.prompting is None:
+        return None
+    return cast(Head, section.head.build(model.spec, section.prompting.options["vocabulary"] + 1))
 
 
 def lift_scale(name: str, stride: int, gsd_m: float, cell_m: float) -> int:
@@ -208,7 +226,22 @@ def keep_modalities(section: ModelSection, modalities: Sequence[str], has: str) 
         if name not in section.encoders:
             raise RecipeError(f"recipe finetune: modalities asks for {name!r}, but {has} {', '.join(section.encoders)}")
     encoders = {name: part for name, part in section.encoders.items() if name in modalities}
-    return section.model_copy(update={"encoders": encoders, "anchor": modalities[0]})
+    update: dict[str, Any] = {"encoders": encoders, "anchor": modalities[0]}
+    if section.date_modalities is not None:
+        update["date_modalities"] = tuple(name for name in section.date_modalities if name in encoders)
+    if section.prompting is not None:
+        options = dict(section.prompting.options)
+        for key in ("merge_after", "bridges"):
+            options[key] = {name: value for name, value in options[key].items() if name in encoders}
+        update["prompting"] = replace(section.prompting, options=options)
+    if len(encoders) == 1:
+        update["completion"] = None  # nothing left to imagine from
+    return section.model_copy(update=update)
+
+
+def without_prompts(section: ModelSection) -> ModelSection:
+    """The model without what reads or speaks labels, as it is fine-tuned and as its first stage is pretrained."""
+    return section.model_copy(update={"prompting": None, "head": None})
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: Path) -> None:

@@ -185,7 +185,12 @@ class BuildDataRecipe(Section):
 
 
 class ModelSection(Section):
-    """The parts of a SkySense model; `cell_m` is the edge of a shared feature cell in metres."""
+    """The parts of a SkySense model; `cell_m` is the edge of a shared feature cell in metres.
+
+    completion: imagines what a sample lacks      prompting: labels beside the images (both SkySense++)
+    date_modalities: whose dates the fusion is told; all when null, as in the paper; [s2] in the released weights
+    head: over the label vocabulary of `prompting`, part of the model as SkySense++ is published
+    """
 
     cell_m: PositiveFloat
     width: PositiveInt
@@ -193,11 +198,22 @@ class ModelSection(Section):
     encoders: Annotated[dict[Name, PartOf("core/encoders")], Field(min_length=1)]  # type: ignore[valid-type]
     fusion: PartOf("core/fusions")  # type: ignore[valid-type]
     prototypes: FixedPart("core/prototypes") | None = None  # type: ignore[valid-type]
+    completion: FixedPart("core/completion") | None = None  # type: ignore[valid-type]
+    prompting: FixedPart("core/prompting") | None = None  # type: ignore[valid-type]
+    date_modalities: tuple[Name, ...] | None = None
+    head: PartOf("core/heads") | None = None  # type: ignore[valid-type]
 
     @model_validator(mode="after")
-    def _anchor_known(self) -> "ModelSection":
+    def _names_known(self) -> "ModelSection":
         if self.anchor not in self.encoders:
             raise misplaced(("anchor",), f"{self.anchor!r} is none of the encoders ({', '.join(self.encoders)})")
+        for name in self.date_modalities or ():
+            if name not in self.encoders:
+                raise misplaced(("date_modalities",), f"{name!r} is none of the encoders ({', '.join(self.encoders)})")
+        if self.prompting is not None:
+            _require_known(("prompting", "merge_after"), self.prompting.options["merge_after"], self.encoders, "encoders")
+        if self.head is not None and self.prompting is None:
+            raise misplaced(("head",), "needs prompting, whose vocabulary it speaks; a task's head stands in the recipe of finetune")
         return self
 
 
@@ -237,7 +253,10 @@ class ViewsSection(Section):
 
 
 class TrainSection(Section):
-    """`layer_decay`: learning-rate factor per unit below the last. `freeze`: name patterns of parameters."""
+    """`layer_decay`: learning-rate factor per layer below the last. `freeze`: name patterns of parameters.
+
+    groups: which parameters are decayed and how layers count; `published` is SkySense++'s own way, with its oddities
+    """
 
     steps: PositiveInt
     batch: PositiveInt
@@ -246,6 +265,7 @@ class TrainSection(Section):
     warmup: Annotated[int, Field(ge=0)] = 0
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    groups: Literal["corrected", "published"] = "corrected"
     clip: PositiveFloat = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
     freeze: tuple[str, ...] = ()
