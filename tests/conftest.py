@@ -1,8 +1,11 @@
 """Fixtures that every test may use: where the shared data, the parity vectors and the bad inputs lie."""
 
+import json
 import os
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,6 +57,14 @@ def parity_dir() -> Path:
 def badinput_dir() -> Path:
     """The folder of damaged inputs and of the tools that make them."""
     return find_shared("SKYSENSE_BADINPUT_DIR")
+
+
+@pytest.fixture(scope="session")
+def stand_ins() -> SimpleNamespace:
+    """The functions of `make_released_stand_ins.py`, and `keys`: names and shapes of the published weights."""
+    functions = runpy.run_path(str(Path(__file__).parent / "make_released_stand_ins.py"))
+    keys = json.loads((find_shared("SKYSENSE_PARITY_DIR").parent / "upstream_state_dict_keys.json").read_text())
+    return SimpleNamespace(**functions, keys=keys)
 
 
 @pytest.fixture(autouse=True, scope="session")
