@@ -82,6 +82,8 @@ class Settings:
         assert eps == 1e-5, f"the product has no such module: Swin's norms have eps {eps}, it is always 1e-5"
         self.expect(drop_rate=0.0, act_cfg={"type": "GELU"})
         self.ignore("drop_path_rate", "frozen_stages", "norm_eval", "with_cp", "init_cfg")
+        levels = self.take("out_indices", (3,))
+        levels = [levels] if isinstance(levels, int) else levels
         return SwinV2(
             channels=self.take("in_channels", 3),
             dim=dim,
@@ -93,7 +95,7 @@ class Settings:
             pad_small_map=self.take("pad_small_map", False),
             absolute_position=(size if isinstance(size, int) else tuple(size)) if positions else 0,
             merge_norm=merge_norm_of(self.take("stage_cfgs") or {}),
-            levels=tuple(self.take("out_indices", (3,))),
+            levels=tuple(levels),
             interpolate=self.take("interpolate_mode", "bicubic"),
             pretrained_windows=tuple(self.take("pretrained_window_sizes", [0] * len(depths))),
         )

@@ -9,10 +9,19 @@ import torch
 from skysense_cli.cli.finetune import run as finetune
 from skysense_cli.cli.options import Options, load
 from skysense_cli.cli.pretrain import run as pretrain
+from skysense_cli.core.encoders.swin_v2 import SwinV2
 from skysense_cli.data import index, npz
 from skysense_cli.data.dataset import Input
 from skysense_cli.engine import bundle
-from skysense_cli.engine.assemble import assemble_finetuning, assemble_pretraining, check_cells, lift_scale, load_bundle, unit_m
+from skysense_cli.engine.assemble import (
+    assemble_finetuning,
+    assemble_pretraining,
+    check_cells,
+    lift_scale,
+    load_bundle,
+    load_weights,
+    unit_m,
+)
 from skysense_cli.errors import BundleError, DataError, GridError, RecipeError
 
 
@@ -199,6 +208,24 @@ def changed(folder, pretrained, change):
 def test_bundles_that_do_not_fit_are_refused(pretrained, tmp_path, change, message):
     with pytest.raises(BundleError, match=message):
         load_bundle(changed(tmp_path / "bundle", pretrained, change))
+
+
+def test_tables_that_encoders_build_may_be_missing_or_of_another_window(tmp_path):
+    def swin(window):
+        return SwinV2(channels=2, dim=4, depths=(1, 1), heads=(1, 2), window=window, patch=2)
+
+    table = "stages.0.blocks.0.attn.w_msa.relative_coords_table"
+    weights = {f"model.{name}": tensor for name, tensor in swin(4).state_dict().items()}
+    lacking = {name: tensor for name, tensor in weights.items() if "relative" not in name}
+    assert len(weights) == len(lacking) + 4
+    for tensors in (weights, lacking):
+        model = swin(2)
+        load_weights(model, tensors, "model", tmp_path)
+        assert torch.equal(model.norm1.weight, weights["model.norm1.weight"])
+        assert torch.equal(model.state_dict()[table], swin(2).state_dict()[table])
+    del lacking["model.norm1.weight"]
+    with pytest.raises(BundleError, match=r"lacks norm1.weight \(1 missing, 0 unknown\)"):
+        load_weights(swin(2), lacking, "model", tmp_path)
 
 
 def test_prototypes_of_any_number_of_regions_come_back(pretrained):
