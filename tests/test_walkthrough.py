@@ -91,7 +91,7 @@ def test_every_map_is_a_cloud_optimized_geotiff_that_says_it_is_simulated(home):
 
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(home, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
     sample = next((home / "demo" / "data" / "samples").glob("*.npz"))
     monkeypatch.chdir(home)
     names: dict = {}
