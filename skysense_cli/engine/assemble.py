@@ -23,9 +23,11 @@ from skysense_cli.core.prompting import PromptedEncoder
 from skysense_cli.data import npz
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample
-from skysense_cli.engine import bundle, optim
+from skysense_cli.engine import bundle
 from skysense_cli.engine.gather import Gathered, gather, gather_labelled
+from skysense_cli.engine.parameters import freeze, parameter_places
 from skysense_cli.engine.spec import BundleSpec, read_spec
+from skysense_cli.engine.start import Start, load_start, open_start
 from skysense_cli.errors import BundleError, GridError, RecipeError
 from skysense_cli.recipe.schema import FinetuneRecipe, ModelSection, PretrainRecipe
 
@@ -110,36 +112,29 @@ def assemble_pretraining(recipe: PretrainRecipe) -> Assembly:
     model = _seeded_model(spec, recipe.train.seed)
     check_cells(data.size_m, data.inputs, strides(model), recipe.model.cell_m)
     if recipe.start_from is not None:
-        stored = bundle.read(recipe.start_from)
-        load_weights(model, stored.tensors, "model", recipe.start_from)
-        spec = spec.model_copy(update={"parent": stored.manifest[bundle.WEIGHTS]["sha256"]})
+        spec = load_start(open_start(recipe.start_from), model, spec)
     objective = recipe.objective.build(model)
-    optim.freeze(objective, optim.parameter_places(objective), recipe.train.freeze)
+    freeze(objective, parameter_places(objective, rule=recipe.train.groups), recipe.train.freeze)
     return Assembly(objective, spec, data)
 
 
 def assemble_finetuning(recipe: FinetuneRecipe) -> Assembly:
     """Encoder (from a bundle or fresh), new head, objective and labelled samples, checked against each other."""
-    stored = None if recipe.start_from is None else bundle.read(recipe.start_from)
-    parent = None if stored is None else read_spec(stored.spec, stored.path)
-    if parent is not None:
-        section = keep_modalities(parent.model, recipe.modalities, f"{recipe.start_from} was trained on")
-    else:
-        section = keep_modalities(cast(ModelSection, recipe.model), recipe.modalities, "model has")
+    start = None if recipe.start_from is None else open_start(recipe.start_from)
+    section = _section(recipe, start)
     section = without_prompts(section)
     data = gather_labelled(recipe.data, recipe.modalities, recipe.classes, recipe.data.split)
-    if parent is not None:
-        data = data.as_trained(parent.inputs, str(recipe.start_from))
+    if start is not None:
+        data = data.as_trained(start.seen_as(section, data.inputs), start.shown)
     facts = {"stage": "finetune", "inputs": data.inputs, "dates": recipe.data.dates, "size_m": data.size_m}
     spec = BundleSpec(model=section, classes=data.classes, head=recipe.head, **facts)  # type: ignore[arg-type]
     model = _seeded_model(spec, recipe.train.seed)
     check_cells(data.size_m, data.inputs, strides(model), section.cell_m)
-    if stored is not None:
-        load_weights(model, _kept(stored.tensors, recipe.modalities), "model", stored.path)
-        spec = spec.model_copy(update={"parent": stored.manifest[bundle.WEIGHTS]["sha256"]})
+    if start is not None:
+        spec = load_start(start, model, spec)
     head = recipe.head.build(model.spec, len(data.classes))
     objective = Supervised(model, head)
-    optim.freeze(objective, optim.parameter_places(objective), recipe.train.freeze)
+    freeze(objective, parameter_places(objective, rule=recipe.train.groups), recipe.train.freeze)
     return Assembly(objective, spec, data, _validation(recipe, data))
 
 
@@ -267,14 +262,16 @@ def _seeded_model(spec: BundleSpec, seed: int) -> SkySense:
     return build_model(spec.model, spec.inputs)
 
 
-def _kept(tensors: Mapping[str, Tensor], modalities: Sequence[str]) -> dict[str, Tensor]:
-    """Tensors without the encoders and lifts of other modalities."""
-    kept = {}
-    for key, tensor in tensors.items():
-        words = key.split(".")
-        if words[0] == "model" and not (words[1] in ("encoders", "lifts") and words[2] not in modalities):
-            kept[key] = tensor
-    return kept
+def _section(recipe: FinetuneRecipe, start: Start | None) -> ModelSection:
+    """The model that is fine-tuned: the recipe's, else the one that the bundle was trained as; of either, `modalities`."""
+    if recipe.model is not None:
+        return keep_modalities(recipe.model, recipe.modalities, "model has")
+    if start is None or start.spec is None:
+        raise RecipeError(
+            f"finetune: start_from names files that do not say which model they belong to ({start.shown if start else ''}); "
+            "add e.g. `model: ../models/skysense_v1.yaml`, or make a bundle of them with `skysense weights convert`"
+        )
+    return keep_modalities(start.spec.model, recipe.modalities, f"{start.shown} was trained on")
 
 
 def _validation(recipe: FinetuneRecipe, data: Gathered) -> Gathered | None:

@@ -3,8 +3,6 @@
 import math
 
 import pytest
-import torch
-from torch import nn
 
 from skysense_cli.core.encoders.vit import ViT
 from skysense_cli.core.fusions.temporal import Temporal
@@ -14,7 +12,6 @@ from skysense_cli.core.objectives.multi_granularity import MultiGranularity
 from skysense_cli.core.objectives.supervised import Supervised
 from skysense_cli.core.prototypes import GeoPrototypes
 from skysense_cli.engine import optim
-from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.schema import TrainSection
 
 
@@ -69,34 +66,6 @@ def test_norms_biases_tokens_and_tables_are_not_decayed():
         assert name not in undecayed
 
 
-@pytest.mark.parametrize(
-    ("pattern", "frozen"),
-    [
-        ("encoders.*.units.0-1", {"model.encoders.s2.layers.0.", "model.encoders.s2.layers.1."}),
-        ("encoders", {"model.encoders."}),
-        ("fusion", {"model.fusion."}),
-        ("head.conv_seg", {"head.conv_seg."}),
-        ("prototypes", set()),
-        ("*pos_embed", {"model.encoders.s2.pos_embed"}),
-    ],
-)
-def test_patterns_freeze_what_they_name(pattern, frozen):
-    objective = make_objective()
-    optim.build(objective, plan(freeze=(pattern,)))
-    found = {name for name, parameter in objective.named_parameters() if not parameter.requires_grad}
-    assert found == {name for name, _ in objective.named_parameters() if any(name.startswith(prefix) for prefix in frozen)}
-
-
-def test_a_pattern_that_matches_nothing_is_refused():
-    with pytest.raises(RecipeError, match=r"train.freeze: 'encoder' matches no parameter \(known: encoders.s2, fusion.*head"):
-        optim.build(make_objective(), plan(freeze=("encoder",)))
-
-
-def test_freezing_everything_is_refused():
-    with pytest.raises(RecipeError, match="leaves no parameter to train"):
-        optim.build(make_objective(), plan(freeze=("*",)))
-
-
 def test_the_teacher_is_not_trained():
     objective = MultiGranularity(make_objective().model)
     names = set(groups_of(objective))
@@ -119,8 +88,3 @@ def test_each_group_gets_its_share_of_the_rate():
     optimizer = optim.build(make_objective(), plan(layer_decay=0.5))
     optim.set_learning_rate(optimizer, 0, plan(layer_decay=0.5))
     assert {group["lr"] / group["scale"] for group in optimizer.param_groups} == {0.1}
-
-
-def test_a_plain_module_has_no_units():
-    assert optim.parameter_places(nn.Linear(2, 2))["weight"] == optim.Place("weight")
-    assert optim.is_decayed("weight", torch.zeros(2, 2))

@@ -46,6 +46,11 @@ class Encoder(nn.Module):
         """The steps of the trunk in order."""
         raise NotImplementedError
 
+    @property
+    def layer_numbers(self) -> Sequence[int]:
+        """The layer that each unit belongs to, from 0; a step between stages belongs to the layer that follows it."""
+        return range(len(self.units))
+
     def embed(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, h, w, C), without positions."""
         raise NotImplementedError
