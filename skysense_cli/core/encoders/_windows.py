@@ -1,6 +1,7 @@
 """Cosine attention inside the windows of a map, as Swin Transformer V2 has it."""
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from skysense_cli.core.transformer import attend
 
 MAX_LOGIT_SCALE = math.log(100)
 CROSSING = -100.0  # added to the logits of positions that a rolled map's window joins across the map's border
-LAST = (slice(None, -1), slice(-1, None))  # all rows (or columns) of windows but the last, and the last
+TINY = 1e-12  # the shortest length that a vector is divided by
 
 
 class WindowAttention(nn.Module):
@@ -34,40 +35,37 @@ class WindowAttention(nn.Module):
             self.register_buffer(name, table)
         self._kept: tuple[object, Tensor] | None = None
 
-    def forward(self, windows: Tensor, crossings: Tensor | None) -> Tensor:
-        """(N, R, C, window^2, dim) -> the same shape; `crossings` as made by that function, None for a map that is not rolled.
+    def forward(self, windows: Tensor, counts: Sequence[int], crossings: Tensor | None) -> Tensor:
+        """(W, window^2, dim) -> the same shape: the windows of all samples, those of a kind in a row.
 
-        Only the last row and column of windows join far borders of a rolled map. So there are four kinds of windows,
-        and one bias serves all windows of a kind.
+        counts: how many of each kind.   crossings: as made by that function, None for a map that is not rolled. One bias
+        serves all windows of a kind.
         """
-        bias = self.bias()
         qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        q, k, v = F.linear(windows, self.qkv.weight, qkv_bias).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        qkv = F.linear(windows, self.qkv.weight, qkv_bias).unflatten(-1, (3, self.heads, -1))
         # cosine similarity through the fused kernel: unit vectors, the learned scale folded into the query
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().squeeze(-1)  # (heads, 1)
-        q, k = (F.normalize(q.float(), dim=-1) * scale).to(v.dtype), F.normalize(k.float(), dim=-1).to(v.dtype)
-        if crossings is None:
-            return self.proj(self._attend(q, k, v, bias))
-        bands = []
-        for low, rows in enumerate(LAST):
-            band = []
-            for right, columns in enumerate(LAST):
-                kind = bias + crossings[low, right]
-                band.append(self._attend(q[:, rows, columns], k[:, rows, columns], v[:, rows, columns], kind))
-            bands.append(torch.cat(band, dim=2))
-        return self.proj(torch.cat(bands, dim=1))
+        exact = torch.promote_types(qkv.dtype, torch.float32)
+        length = torch.linalg.vector_norm(qkv[:, :, :2], dim=-1, keepdim=True, dtype=exact).clamp(min=TINY)
+        unit = (qkv[:, :, :2] * (torch.stack([scale, torch.ones_like(scale)]) / length)).to(qkv.dtype)
+        query, key = unit.transpose(1, 3).unbind(2)  # (W, L, 2, heads, D) -> 2 x (W, heads, L, D)
+        value = qkv[:, :, 2].transpose(1, 2)
+        parts = zip(*(x.split(list(counts)) for x in (query, key, value)), self.bias(crossings), strict=True)
+        outs = [attend(q, k, v, bias[None], scale=1.0).transpose(1, 2) for q, k, v, bias in parts if q.shape[0]]
+        return self.proj(torch.cat(outs).flatten(2) if len(outs) > 1 else outs[0].flatten(2))  # (W, L, heads, D) -> (W, L, dim)
 
-    def bias(self) -> Tensor:
-        """(heads, window^2, window^2) in -16..16: per head and pair of positions, from their offset.
+    def bias(self, crossings: Tensor | None) -> Tensor:
+        """(kinds, heads, window^2, window^2): per head and pair of positions -16..16, from their offset, and the crossings.
 
         Kept between calls without gradient in eval mode, as long as the weights it comes from are the same. Not so with
         several ranks: sharded weights are gathered into the same memory, and nothing tells that they changed.
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or ranks() > 1:
-            return self._bias()
-        state = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in self.cpb_mlp.parameters())
+            return self._bias(crossings)
+        weights = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in self.cpb_mlp.parameters())
+        state = (weights, crossings is None)
         if self._kept is None or self._kept[0] != state:
-            self._kept = (state, self._bias())
+            self._kept = (state, self._bias(crossings))
         return self._kept[1]
 
     def train(self, mode: bool = True) -> "WindowAttention":
@@ -84,17 +82,10 @@ class WindowAttention(nn.Module):
         own = {prefix + name: getattr(self, name) for name in TABLES}  # whatever the state holds, or lacks
         super()._load_from_state_dict({**state_dict, **own}, prefix, *args)
 
-    def _bias(self) -> Tensor:
+    def _bias(self, crossings: Tensor | None) -> Tensor:
         table = 16 * torch.sigmoid(self.cpb_mlp(self.relative_coords_table))  # (1, 2w - 1, 2w - 1, heads)
-        return table.flatten(0, 2)[self.relative_position_index].permute(2, 0, 1)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """(N, R, C, L, heads, D) each, bias (heads, L, L) -> (N, R, C, L, heads * D)."""
-        if not q.numel():
-            return v.flatten(4)
-        query, key, value = (x.flatten(0, 2).transpose(1, 2) for x in (q, k, v))  # (N * R * C, heads, L, D)
-        out = attend(query, key, value, bias[None], scale=1.0)
-        return out.transpose(1, 2).flatten(2).unflatten(0, q.shape[:3])
+        bias = table.flatten(0, 2)[self.relative_position_index].permute(2, 0, 1)[None]
+        return bias.contiguous() if crossings is None else bias + crossings.unsqueeze(1)
 
 
 def relative_tables(window: int, pretrained_window: int) -> tuple[Tensor, Tensor]:
@@ -111,7 +102,7 @@ def relative_tables(window: int, pretrained_window: int) -> tuple[Tensor, Tensor
 
 
 def crossings(window: int, shift: int) -> Tensor:
-    """What to add to the logits of a window of a rolled map, (2, 2, w^2, w^2) by [in the last row, in the last column].
+    """What to add to the logits of a window of a rolled map, (4, w^2, w^2) by kind: inside, right, low, low right.
 
     CROSSING between positions that came from different borders of the map, else 0.
     """
@@ -121,4 +112,62 @@ def crossings(window: int, shift: int) -> Tensor:
         for right in (False, True):
             border = ((beyond & low)[:, None] * 2 + (beyond & right)[None] * 1).flatten()
             kinds.append((border[:, None] != border[None]) * CROSSING)
-    return torch.stack(kinds).unflatten(0, (2, 2))
+    return torch.stack(kinds)
+
+
+class Windows:
+    """Where the windows of a map (N, h, w, C) lie after it was rolled by `shift`; h and w are whole windows.
+
+    Only the last row and the last column of windows join far borders of the map, so there are four kinds: inside, right,
+    low, low right. Windows of a kind lie in a row: one bias serves them, and nothing is copied to tell them apart.
+    The map is not really rolled: each window is read from, and written to, where it belongs, once.
+    """
+
+    def __init__(self, size: tuple[int, int, int], window: int, shift: int) -> None:
+        self.size, self.window = size, window
+        rows, columns = (_spans(length, window, shift) for length in size[1:])
+        down, across = ([length // window - 1, 1] if shift else [length // window] for length in size[1:])
+        self.shapes = [(size[0], r, c, window, window) for r in down for c in across]
+        self.counts = [math.prod(shape[:3]) for shape in self.shapes]
+        self.places = [
+            (low * len(across) + right, at_rows, at_columns, in_rows, in_columns)
+            for low, at_rows, in_rows in rows
+            for right, at_columns, in_columns in columns
+        ]
+
+    def cut(self, grid: Tensor) -> Tensor:
+        """(N, h, w, C) -> (W, window^2, C)."""
+        windows = grid.new_empty(sum(self.counts), self.window**2, grid.shape[-1])
+        for inside, outside in self._pairs(windows, grid):
+            inside.copy_(outside)
+        return windows
+
+    def join(self, windows: Tensor) -> Tensor:
+        """(W, window^2, C) -> (N, h, w, C)."""
+        grid = windows.new_empty(*self.size, windows.shape[-1])
+        for inside, outside in self._pairs(windows, grid):
+            outside.copy_(inside)
+        return grid
+
+    def _pairs(self, windows: Tensor, grid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of the same positions in the windows and in the map, (N, rows of windows, columns, y, x, C)."""
+        starts = [sum(self.counts[:kind]) for kind in range(len(self.counts))]
+        for kind, at_rows, at_columns, in_rows, in_columns in self.places:
+            if not self.counts[kind]:
+                continue
+            shape, own = self.shapes[kind], windows[starts[kind] : starts[kind] + self.counts[kind]]
+            inside = own.unflatten(1, shape[3:]).unflatten(0, shape[:3])[:, :, :, in_rows, in_columns]
+            _, r, c, y, x, _ = inside.shape
+            yield inside, grid[:, at_rows, at_columns].unflatten(2, (c, x)).unflatten(1, (r, y)).transpose(2, 3)
+
+
+def _spans(length: int, window: int, shift: int) -> list[tuple[int, slice, slice]]:
+    """Per stretch of an axis: 0, or 1 for the last window; where it lies on the map, and inside its windows."""
+    if not shift:
+        return [(0, slice(0, length), slice(0, window))]
+    rest = window - shift
+    return [
+        (0, slice(shift, length - rest), slice(0, window)),
+        (1, slice(length - rest, length), slice(0, rest)),
+        (1, slice(0, shift), slice(rest, window)),
+    ]

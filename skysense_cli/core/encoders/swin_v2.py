@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skysense_cli.core.encoders import Encoder, drop_rates
-from skysense_cli.core.encoders._windows import WindowAttention, crossings
+from skysense_cli.core.encoders._windows import WindowAttention, Windows, crossings
 from skysense_cli.core.transformer import DropPath, FeedForward, init_linear
 from skysense_cli.errors import GridError, RecipeError
 
@@ -84,6 +84,12 @@ class SwinV2(Encoder):
     def units(self) -> Sequence[nn.Module]:
         """Merging (from the second stage on) and blocks, in order."""
         return [unit for stage in self.stages for unit in stage.units()]  # type: ignore[operator]
+
+    @property
+    def layer_numbers(self) -> Sequence[int]:
+        """Blocks are counted; merging belongs to the block that follows."""
+        blocks = [isinstance(unit, Block) for unit in self.units]
+        return [sum(blocks[:index]) for index in range(len(blocks))]
 
     def embed(self, pixels: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, h, w, dim); sides are filled with zeros, right and below, to whole patches."""
@@ -172,21 +178,15 @@ class ShiftedWindows(nn.Module):
         self.register_buffer("crossings", crossings(attention.window, shift), persistent=False)
 
     def forward(self, grid: Tensor) -> Tensor:
-        n, height, width, dim = grid.shape
+        n, height, width, _ = grid.shape
         window = self.w_msa.window
         if min(height, width) < window and not self.pad_small_map:
             raise GridError(f"swin_v2: a map of {height} x {width} positions is smaller than the window {window}; set pad_small_map: true")
         # one side as large as the window stops the shift along both, as in the released code
         shift = 0 if min(height, width) == window and not self.pad_small_map else self.shift
         grid = F.pad(grid, (0, 0, 0, -width % window, 0, -height % window))
-        if shift:
-            grid = grid.roll((-shift, -shift), dims=(1, 2))
-        rows, columns = grid.shape[1] // window, grid.shape[2] // window
-        windows = grid.view(n, rows, window, columns, window, dim).transpose(2, 3).flatten(3, 4)  # (N, R, C, window^2, dim)
-        windows = self.w_msa(windows, self.crossings if shift else None)
-        grid = windows.unflatten(3, (window, window)).transpose(2, 3).reshape(grid.shape)
-        if shift:
-            grid = grid.roll((shift, shift), dims=(1, 2))
+        windows = Windows((n, grid.shape[1], grid.shape[2]), window, shift)
+        grid = windows.join(self.w_msa(windows.cut(grid), windows.counts, self.crossings if shift else None))
         return grid[:, :height, :width]
 
 
