@@ -16,7 +16,17 @@ from skysense_cli.core.batch import Batch
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.embed import Embedder, embedder
-from skysense_cli.engine.embed_files import VECTORS, Vector, cells_look, own_tags, principal_colors, thinned, vector_facts, write_vectors
+from skysense_cli.engine.embed_files import (
+    PICTURE_BYTES,
+    VECTORS,
+    Vector,
+    cells_look,
+    own_tags,
+    principal_colors,
+    thinned,
+    vector_facts,
+    write_vectors,
+)
 from skysense_cli.engine.predict import Plan, Rows, predict_scene
 from skysense_cli.engine.preview import save_colors
 from skysense_cli.engine.scene_job import SceneJob, open_job
@@ -47,6 +57,9 @@ class SceneEmbedding:
             lines += self.job.facts(width, 4)
         else:
             lines += [line for line in self.job.facts(width, 4) if line[0] != "disk"]
+        height, columns = self.job.plan.shape
+        extra = min(PICTURE_BYTES, height * columns * width * 4) + self.job.plan.count * width * 8
+        lines.append(("memory for means and preview", f"about {extra / 2**20:,.0f} MiB"))
         if self.recipe.vectors:
             lines.append(("vectors", f"at most {self.job.plan.count:,} rows, {self.job.plan.count * width * 4 / 2**20:,.1f} MiB"))
         return lines
@@ -157,9 +170,9 @@ class CoreMeans:
     def add(self, top: int, values: np.ndarray, seen: np.ndarray) -> None:
         """Take rows of cells from `top` on: values (d, n, W), zeros where not `seen` (n, W)."""
         tops, lefts = self._edges()
-        rows = np.searchsorted(tops, np.arange(top, top + len(seen)), side="right") - 1
+        rows = np.searchsorted(tops, np.arange(top, top + len(seen)), side="right") - 1  # of cores, ascending
         for row in np.unique(rows):
-            here = rows == row
+            here = slice(*np.searchsorted(rows, (row, row + 1)))  # a view, not a copy of all channels
             self._sums[row] += np.add.reduceat(values[:, here].sum(axis=1, dtype=np.float64), lefts, axis=1).T
             self._counts[row] += np.add.reduceat(seen[here].sum(axis=0), lefts)
 
