@@ -29,12 +29,13 @@ OnlyOption = Annotated[bool, typer.Option("--only", help="Leave out the modaliti
 def inspect(files: FilesArgument, json_: JsonOption = False, model: ModelOption = None, debug: DebugOption = False) -> None:
     """Say what files of weights hold and what becomes of every key; nothing but their description is read."""
     from skysense_cli.engine import convert as engine
-    from skysense_cli.engine.ledger import as_plain, show
+    from skysense_cli.engine.ledger import as_plain, missing_as_plain, show
 
     found = engine.inspect(files, _model_section, model)
     if json_:
         models = [
-            {"model": group.model, "files": [as_plain(one) for one in group.accounts], "missing": group.missing} for group in found.groups
+            {"model": group.model, "files": [as_plain(one) for one in group.accounts], "missing": missing_as_plain(group.missing)}
+            for group in found.groups
         ]
         console.say(json.dumps({"models": models, "problems": found.problems}, indent=1))
     else:

@@ -20,9 +20,9 @@ from skysense_cli.engine.account import TAKEN, Account, Target, account_all, col
 from skysense_cli.engine.assemble import build_head, build_model, keep_modalities
 from skysense_cli.engine.checkpoint_file import open_weights
 from skysense_cli.engine.released import DATES, Address, Recognised, known_input, ours, recognise, sources_of
-from skysense_cli.engine.spec import BundleSpec, SourceFact
+from skysense_cli.engine.spec import BundleSpec
+from skysense_cli.engine.start import GROWS, fact_of
 from skysense_cli.errors import BundleError
-from skysense_cli.files import sha256
 from skysense_cli.recipe.schema import ModelSection
 
 DEFAULT = "skysense_v1"  # for files that the published models share
@@ -90,7 +90,7 @@ def convert(paths: Sequence[str | Path], out: Path, models: Models, model: str |
     target = meta_target(spec)
     accounts = account_all(sources, target)
     require(accounts)
-    spec = spec.model_copy(update={"model": _with_dates(spec.model, accounts), "sources": tuple(_fact(source) for source in sources)})
+    spec = spec.model_copy(update={"model": _with_dates(spec.model, accounts), "sources": tuple(fact_of(source) for source in sources)})
     missing = unfilled(accounts, target)
     _save(out, spec, target, accounts, _fresh(spec, missing))
     return Group(name, tuple(accounts), missing)
@@ -161,11 +161,6 @@ def _with_dates(section: ModelSection, accounts: Sequence[Account]) -> ModelSect
     return section
 
 
-def _fact(source: Recognised) -> SourceFact:
-    path = source.file.path
-    return SourceFact(name=path.name, sha256=sha256(path / bundle.WEIGHTS if path.is_dir() else path))
-
-
 def _check_sums(path: Path) -> None:
     """Raise BundleError when the content of a zip archive differs from its own checksums; torch does not look at them."""
     if path.is_dir() or not zipfile.is_zipfile(path):
@@ -219,7 +214,7 @@ def _save(out: Path, spec: BundleSpec, target: Target, accounts: Sequence[Accoun
     fates = {fate.target: (fate, one.source) for one in accounts for fate in one.fates if fate.word in TAKEN}
     tensors = {name: tensor for name, tensor in target.tensors.items() if not name.endswith(TABLES)}
     for name, (fate, source) in fates.items():
-        if name.startswith("model.geo_context."):  # as many rows as there are regions
+        if name.startswith(f"model.{GROWS}."):  # as many rows as there are regions
             tensors[name] = source.file.tensors[fate.key]
 
     def content(name: str) -> Tensor:

@@ -34,6 +34,11 @@ def as_plain(one: Account) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def missing_as_plain(missing: Mapping[str, str]) -> list[dict[str, str]]:
+    """What no file gives, as plain data. A list, since the console hides values behind names such as `cls_token`."""
+    return [{"target": name, "starts_as": start} for name, start in missing.items()]
+
+
 def _keys(one: Account) -> int:
     """How many entries the file has, those beside the weights included."""
     return len(one.source.file.tensors) + len(one.source.file.beside)

@@ -202,5 +202,12 @@ def _inputs(section: BaseModel, path: Path_ = ()) -> Iterator[tuple[Path_, Path]
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from _inputs(value, (*path, name))
-        elif isinstance(value, Path) and any(isinstance(mark, Input) for mark in info.metadata):
-            yield (*path, name), value
+        elif any(isinstance(mark, Input) for mark in info.metadata):
+            paths = [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, Path)]
+            yield from (((*path, name), _without_owner(item)) for item in paths)
+
+
+def _without_owner(path: Path) -> Path:
+    """The file in `s2=FILE`, which says whose weights a file holds."""
+    match = re.fullmatch(r"[a-z][a-z0-9_]*=(.+)", str(path))
+    return Path(match[1]) if match and not path.exists() else path

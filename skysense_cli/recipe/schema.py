@@ -22,6 +22,7 @@ class Input:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Weights = Path | Annotated[tuple[Path, ...], Field(min_length=1)]  # a bundle, or files made elsewhere; s2=FILE says whose one is
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -289,7 +290,7 @@ class PretrainRecipe(Section):
     output: Path
     data: DataSection
     model: ModelSection
-    start_from: Annotated[Path | None, Input()] = None
+    start_from: Annotated[Weights | None, Input()] = None
     views: ViewsSection = ViewsSection()
     objective: PartOf("core/objectives")  # type: ignore[valid-type]
     train: TrainSection
@@ -301,12 +302,13 @@ class PretrainRecipe(Section):
 
 
 class FinetuneRecipe(Section):
-    """Either `start_from` (a bundle) or `model` (random weights). `modalities`: the first one is the anchor."""
+    """`start_from` alone (a bundle), `model` alone (random weights), or both: the model with the weights that fit, patch
+    embeddings adapted to its bands. `modalities`: the first one is the anchor."""
 
     recipe: Literal["finetune"]
     version: Literal[1]
     output: Path
-    start_from: Annotated[Path | None, Input()] = None
+    start_from: Annotated[Weights | None, Input()] = None
     model: ModelSection | None = None
     modalities: Annotated[tuple[Name, ...], Field(min_length=1)]
     data: FinetuneData
@@ -316,9 +318,9 @@ class FinetuneRecipe(Section):
     evaluate: EvaluateSection | None = None
 
     @model_validator(mode="after")
-    def _one_start(self) -> "FinetuneRecipe":
-        if (self.start_from is None) == (self.model is None):
-            raise ValueError("give either start_from (a bundle) or model (random weights)")
+    def _some_start(self) -> "FinetuneRecipe":
+        if self.start_from is None and self.model is None:
+            raise ValueError("give start_from (a bundle), model (random weights), or both")
         return self
 
     @model_validator(mode="after")
