@@ -181,6 +181,15 @@ def test_the_kept_bias_follows_every_change_of_the_weights():
         encoder(pixels)[-1].sum().backward()
 
 
+def test_weights_made_in_inference_mode_are_used_as_they_are():
+    pixels = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        encoder = tiny().eval()
+        first = encoder(pixels)[-1]
+        encoder.stages[0].blocks[0].attn.w_msa.cpb_mlp[2].weight.mul_(-30)
+        assert (encoder(pixels)[-1] - first).abs().max() > 1e-6
+
+
 def test_gradients_reach_every_parameter():
     encoder = tiny(absolute_position=64, drop_path=0.0).train()
     sum(m.square().mean() for m in encoder(torch.rand(2, 3, 64, 32))).backward()

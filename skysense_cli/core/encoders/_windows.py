@@ -62,8 +62,10 @@ class WindowAttention(nn.Module):
         """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or ranks() > 1:
             return self._bias(crossings)
-        weights = tuple((weight.data_ptr(), weight._version, weight.dtype) for weight in self.cpb_mlp.parameters())
-        state = (weights, crossings is None)
+        weights = list(self.cpb_mlp.parameters())
+        if any(weight.is_inference() for weight in weights):  # made in inference mode: nothing counts their changes
+            return self._bias(crossings)
+        state = ([(weight.data_ptr(), weight._version, weight.dtype) for weight in weights], crossings is None)
         if self._kept is None or self._kept[0] != state:
             self._kept = (state, self._bias(crossings))
         return self._kept[1]
