@@ -7,9 +7,15 @@ import torch
 import torch.multiprocessing
 
 from skysense_cli.cli.options import Options, load
+from skysense_cli.core.batch import Batch, Prompt, SeriesBatch, Target
 from skysense_cli.core.collective import sum_ranks
+from skysense_cli.core.completion import Completion
 from skysense_cli.core.encoders.swin_v2 import SwinV2
 from skysense_cli.core.encoders.vit import ViT
+from skysense_cli.core.fusions.temporal import Temporal
+from skysense_cli.core.heads.in_context import InContext
+from skysense_cli.core.losses import agreement, reconstruction
+from skysense_cli.core.model import Lift, NoGeoContext, SkySense
 from skysense_cli.core.prompting import PromptedEncoder
 from skysense_cli.engine import bundle, distributed
 from skysense_cli.engine.assemble import assemble_pretraining
@@ -93,6 +99,70 @@ def test_two_ranks_learn_from_prompts_what_one_process_learns(tmp_path):
     assert two["state"].keys() == one["state"].keys()
     for name, tensor in one["state"].items():
         torch.testing.assert_close(two["state"][name], tensor, atol=1e-4, rtol=1e-3)
+
+
+class SemanticPretraining(torch.nn.Module):
+    """A small SkySense++ with the losses of its second stage."""
+
+    def __init__(self):
+        super().__init__()
+        towers = {m: ViT(channels=2, dim=8, depth=2, heads=2, patch=2, size=8, class_position=False) for m in ("hr", "s2")}
+        towers = {m: PromptedEncoder(tower, m, vocabulary=3, merge_after={"hr": 1, "s2": 1}) for m, tower in towers.items()}
+        lifts = {m: Lift(8, 12, 2) for m in towers}
+        completion = Completion(12, tuple(towers), codes=6, dim=4, hidden=4)
+        fusion = Temporal(12, depth=2, heads=2, dim=8, dates=False)
+        self.model = SkySense(towers, lifts, fusion, NoGeoContext(), anchor="s2", completion=completion)
+        self.head = InContext(self.model.spec, 4, width=8, pool_scales=(1, 2)).eval()  # batch norm sees one rank's samples only
+
+    def forward(self, batch):
+        features = self.model(batch)
+        named = self.head.loss(self.head(features), batch.target)
+        return sum(named.values()) + agreement(features.completed) + reconstruction(features.completed)
+
+
+def prompted_batch(step, part):
+    """Four samples; in step 1 the last two, which are the second rank's, lack hr."""
+    generator = torch.Generator().manual_seed(step)
+    labels = torch.randint(0, 4, (4, 8, 8), generator=generator)
+    series = {}
+    for m in ("hr", "s2"):
+        present = torch.ones(4, 1, dtype=torch.bool)
+        if m == "hr" and step == 1:
+            present[2:] = False
+        pixels = torch.randn(4, 1, 2, 8, 8, generator=generator)
+        valid = present[..., None, None].expand(-1, -1, 8, 8)
+        series[m] = SeriesBatch(pixels[part], torch.full((4, 1), 3)[part], present[part], valid[part])
+    prompt = Prompt(labels[part], (torch.rand(4, 4, 4, generator=generator) < 0.5)[part])
+    count = len(prompt.labels)
+    frame = torch.eye(2, 3).expand(count, 2, 3)
+    return Batch(series, torch.zeros(count, dtype=torch.int64), torch.arange(4)[part], frame, Target(raster=labels[part]), prompt)
+
+
+def learn_semantics(number, count, home, store):
+    torch.set_num_threads(1)
+    distributed.start("cpu", store, number, count)
+    torch.manual_seed(0)
+    objective = distributed.shard(SemanticPretraining(), TrainSection(steps=1, batch=1, lr=0.1))
+    optimizer = torch.optim.SGD(objective.parameters(), lr=0.05)
+    part, found = slice(number * 4 // count, (number + 1) * 4 // count), []
+    for step in range(4):
+        optimizer.zero_grad()
+        loss = objective(prompted_batch(step, part))
+        loss.backward()
+        optimizer.step()
+        found.append(sum_ranks(loss.detach()).item() / count)
+    if distributed.is_first():
+        home.write_text(json.dumps(found))
+    distributed.stop()
+
+
+@pytest.mark.slow
+def test_two_ranks_of_which_one_lacks_hr_for_a_step_learn_what_one_process_learns(tmp_path):
+    learn_semantics(0, 1, tmp_path / "one.json", None)
+    torch.multiprocessing.spawn(learn_semantics, (2, tmp_path / "two.json", tmp_path / "store"), nprocs=2)
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-5)
+    assert len(set(one)) == 4
 
 
 def test_alone_every_helper_gives_back_its_input():
