@@ -1,8 +1,10 @@
 """`skysense weights inspect` and `convert`: what a person and a program see."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from skysense_cli.cli.main import app
 from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.errors import RecipeError
 
+GUIDE = Path(__file__).parents[2] / "examples" / "guides" / "weights.md"
 MODEL = """
 cell_m: 10
 width: 8
@@ -110,3 +113,21 @@ def test_convert_replaces_bundles_only_when_told(file):
 def test_an_unknown_model_is_a_usage_error(file):
     result = run("inspect", file, "--model", "skysense_v9")
     assert isinstance(result.exception, RecipeError) and "did you mean models/skysense_v1" in str(result.exception)
+
+
+def test_the_guide_shows_what_inspect_prints_of_the_stand_ins(stand_ins, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stand_ins.write(tmp_path / "stand_ins" / "v1", stand_ins.v1(stand_ins.keys))
+    stand_ins.write(tmp_path / "stand_ins" / "pp", stand_ins.pp(stand_ins.keys))
+    commands = re.findall(r"^skysense weights inspect (stand_ins/.*)$", GUIDE.read_text(), re.MULTILINE)
+    results = [run("inspect", command) for command in commands]
+    assert [result.exit_code for result in results] == [0, 0]
+    shown = GUIDE.read_text().split("```\nmodel skysense_v1\n")[1].split("```")[0].splitlines()
+    printed = {line.rstrip() for line in results[0].stdout.splitlines()}
+    assert len(shown) > 6 and [line for line in shown if line not in printed] == []
+
+
+def test_the_other_commands_of_the_guide_are_commands():
+    commands = re.findall(r"^skysense weights (.*)$", GUIDE.read_text(), re.MULTILINE)
+    for command in commands:
+        assert run(*command.split(), "--help").exit_code == 0, command
