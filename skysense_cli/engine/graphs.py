@@ -5,7 +5,8 @@ A graph takes pixels in the units that samples are stored in; mean, standard dev
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from skysense_cli import __version__, sensors
-from skysense_cli.core.batch import Batch, SeriesBatch
+from skysense_cli.core.batch import UNKNOWN_DAY, Batch, SeriesBatch
 from skysense_cli.core.cells import join_dates, seen_cells
 from skysense_cli.core.encoders import Encoder
+from skysense_cli.core.encoders._rolled import RolledWindows
+from skysense_cli.core.encoders.swin_v2 import ShiftedWindows
 from skysense_cli.core.features import Features
 from skysense_cli.core.fusions.temporal import Temporal
 from skysense_cli.core.heads import Head
@@ -107,9 +110,10 @@ class ModelGraph(nn.Module):
 
     def __init__(self, normalise: nn.Module, model: SkySense, head: Head) -> None:
         super().__init__()
-        self.anchor = model.anchor
+        self.anchor, self.dated = model.anchor, model.anchor in model.dated
         self.normalise, self.head, self.geo_context = normalise, head, model.geo_context
-        self.encoder, self.lift = model.parts(model.anchor)
+        encoder, self.lift = model.parts(model.anchor)
+        self.encoder = cast(Encoder, encoder)
         self.fusion = DenseTemporal(model.fusion) if isinstance(model.fusion, Temporal) else model.fusion
 
     def forward(self, pixels: Tensor, days: Tensor, valid: Tensor, region: Tensor | None = None) -> Tensors:
@@ -119,7 +123,7 @@ class ModelGraph(nn.Module):
         modal, *pyramid = (level.unflatten(0, (batch, dates)) for level in (self.lift(maps[-1]), *maps))
         size = (modal.shape[-2], modal.shape[-1])
         seen = seen_cells(valid, present, *size)
-        tokens, dated, shown = join_dates([modal], [days], [seen])
+        tokens, dated, shown = join_dates([modal], [days if self.dated else torch.full_like(days, UNKNOWN_DAY)], [seen])
         fused_mm = self.fusion(tokens, dated, shown).unflatten(0, (batch, *size)).permute(0, 3, 1, 2)  # (B * h * w, d') -> (B, d', h, w)
         fused = self.geo_context(fused_mm, region) * shown.any(dim=1).unflatten(0, (batch, 1, *size))
         features = Features(
@@ -127,6 +131,19 @@ class ModelGraph(nn.Module):
             present={self.anchor: present}, seen={self.anchor: seen}, anchor=self.anchor,
         )  # fmt: skip
         return (self.head.predict(self.head(features), (height, width)),)
+
+
+@contextmanager
+def traceable(module: nn.Module) -> Iterator[nn.Module]:
+    """`module`, meanwhile with parts that trace into few operators."""
+    parts = [part for part in module.modules() if isinstance(part, ShiftedWindows)]
+    for part in parts:
+        part.cutting = RolledWindows
+    try:
+        yield module
+    finally:
+        for part in parts:
+            del part.cutting
 
 
 def encoder_graph(loaded: LoadedBundle, modality: str, size: tuple[int, int], *, batch: int | None, normalised: bool) -> Graph:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from skysense_cli import sensors
+from skysense_cli.core.encoders._rolled import RolledWindows
+from skysense_cli.core.encoders._windows import Windows
 from skysense_cli.data.dataset import Input
 from skysense_cli.engine.assemble import LoadedBundle, build_model
 from skysense_cli.engine.export import check_format, read_contract, sized, write
@@ -86,7 +88,7 @@ def test_an_encoder_computes_the_same_for_any_batch(loaded, tmp_path, modality, 
 
 
 @pytest.mark.parametrize("format_", ["torch-export", pytest.param("onnx", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("head", "size"), [("fcn", (16, 16)), ("upernet", (32, 24))])
+@pytest.mark.parametrize(("head", "size"), [("fcn", (16, 16)), pytest.param("upernet", (32, 24), marks=pytest.mark.slow)])
 def test_encoder_and_head_compute_the_same_for_any_samples_dates_and_holes(tmp_path, format_, head, size):
     graph = model_graph(made(head), "s2", size, batch=None, dates=None, normalised=False)
     exported = write(graph, tmp_path / f"m{SUFFIX[format_]}", format_, verify=True)
@@ -97,6 +99,14 @@ def test_encoder_and_head_compute_the_same_for_any_samples_dates_and_holes(tmp_p
         "pixels": ["batch", "dates", 10, *size], "days": ["batch", "dates"], "valid": ["batch", "dates", *size], "region": ["batch"],
     }  # fmt: skip
     assert contract["outputs"] == [{"name": "logits", "shape": ["batch", 3, *size], "type": "float32"}]
+
+
+def test_dates_that_the_model_does_not_read_are_not_read_by_the_file(tmp_path):
+    graph = model_graph(made(date_modalities=("s1",)), "s2", (16, 16), batch=1, dates=2, normalised=False)
+    exported = write(graph, tmp_path / "m.pt2", "torch-export", verify=True)
+    pixels, days, valid, region = graph.example({}, 3)
+    run = torch.export.load(exported.path).module()
+    assert torch.equal(run(pixels, days, valid, region)[0], run(pixels, (days + 100) % 365, valid, region)[0])
 
 
 def test_the_mean_fusion_without_geo_context_can_be_exported_at_fixed_numbers(tmp_path):
@@ -143,7 +153,16 @@ def test_a_relative_bias_kept_from_older_weights_is_not_exported(tmp_path):
     exported = write(graph, tmp_path / "hr.pt2", "torch-export", verify=True)
     after = torch.export.load(exported.path).module()(*inputs)[0]
     assert (after - before).abs().max() > 1e-3
-    torch.testing.assert_close(loaded.model.encoders["hr"](*inputs)[0], after)  # tracing left no trace in the model
+    torch.testing.assert_close(loaded.model.encoders["hr"](*inputs)[0], after)  # tracing left nothing in the model
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(2, 4, 4), (1, 12, 8), (3, 4, 12)])
+def test_windows_of_traced_graphs_are_those_of_the_model(size, shift):
+    grid = torch.randn(*size, 3)
+    plain, rolled = Windows(size, 4, shift), RolledWindows(size, 4, shift)
+    assert torch.equal(rolled.cut(grid), plain.cut(grid))
+    assert torch.equal(rolled.join(plain.cut(grid)), grid)
 
 
 def test_missing_data_becomes_zero_as_in_samples():
