@@ -7,6 +7,7 @@ on. Every tensor is a single zero that is repeated (stride 0). KEYS.json lists k
 by default it is looked for beside the parity vectors (SKYSENSE_PARITY_DIR).
 """
 
+import argparse
 import json
 import os
 import sys
@@ -91,8 +92,11 @@ def write(folder, contents):
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    known = json.loads((Path(sys.argv[2]) if len(sys.argv) > 2 else keys_file()).read_text())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("keys", type=Path, nargs="?", default=keys_file())
+    asked = parser.parse_args()
+    known = json.loads(asked.keys.read_text())
     for name, contents in (("v1", v1(known)), ("pp", pp(known)), ("pp_parts", pp_parts(known))):
-        write(target / name, contents)
-        sys.stdout.write(f"{target / name}: {', '.join(contents)}\n")
+        write(asked.folder / name, contents)
+        sys.stdout.write(f"{asked.folder / name}: {', '.join(contents)}\n")
