@@ -189,7 +189,7 @@ def _fate(named: Named, source: Recognised, target: Target) -> Fate:
     word: Word = "renamed" if named.renamed else "loaded"
     if named.leaf == PROJECTION and tensor.ndim == 4 and _adapted(named, source, target):
         return _adaptation(named, name, source, target)
-    if tuple(tensor.shape) == tuple(wanted.shape) or _grows(named, tensor, wanted):
+    if tuple(tensor.shape) == tuple(wanted.shape) or _grows(named, tensor, wanted, target.section):
         return Fate(key, word, name, cast_note)
     if named.address == DATES and tuple(tensor.shape) == (1, *wanted.shape):
         return Fate(key, "renamed", name, f"{_size(tensor)} -> {_size(wanted)}")
@@ -261,9 +261,11 @@ def _dated(section: ModelSection) -> bool:
     return section.fusion.kind == "temporal" and bool(section.fusion.options.get("dates", True))
 
 
-def _grows(named: Named, tensor: Tensor, wanted: Tensor) -> bool:
-    """Prototypes have as many rows as regions were seen."""
-    return named.place == "geo_context" and tensor.shape[1:] == wanted.shape[1:] and tensor.ndim == wanted.ndim
+def _grows(named: Named, tensor: Tensor, wanted: Tensor, section: ModelSection) -> bool:
+    """Prototypes have as many rows as regions were seen, of which there is a number."""
+    if named.place != "geo_context" or section.prototypes is None or tensor.ndim != wanted.ndim:
+        return False
+    return tensor.shape[1:] == wanted.shape[1:] and len(tensor) <= section.prototypes.options["regions"]
 
 
 def _resizing(found: tuple[int, bool], table: Table) -> str:

@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -63,8 +63,11 @@ def open_weights(path: Path, *, values: bool = True) -> WeightsFile:
         return _open_bundle(path, verify=values)
     if not path.is_file():
         raise BundleError(f"{path}: no such file")
-    with path.open("rb") as file:
-        head = file.read(9)
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror})") from error
     if head.startswith(b"PK\x03\x04"):
         form, content = "torch", _read_archive(path)
     elif head[8:] == b"{":
@@ -182,14 +185,16 @@ def _checked(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _tensors(content: Any, depth: int = 0) -> Any:
-    """All tensors inside nested containers."""
-    if isinstance(content, Tensor):
-        yield content
-    elif depth < 20:
-        inner = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
-        for value in inner:
-            yield from _tensors(value, depth + 1)
+def _tensors(content: Any) -> Iterator[Tensor]:
+    """All tensors inside nested containers; each container is entered once, however often it is referred to."""
+    waiting, entered = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in entered:
+            entered.add(id(value))
+            waiting.extend(value.values() if isinstance(value, Mapping) else value)
 
 
 def _describe(value: Any) -> str:

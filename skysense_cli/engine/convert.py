@@ -85,8 +85,12 @@ def convert(paths: Sequence[str | Path], out: Path, models: Models, model: str |
     for source in sources:
         _check_sums(source.file.path)
     name = model or _model_of_all(sources)
-    section = models(name) if model is not None or sources[0].file.spec is None else sources[0].file.spec.model
+    own = next((source.file.spec for source in sources if source.file.spec is not None), None) if model is None else None
+    section = models(name) if own is None else own.model
     spec = _spec(section if not only else _only(section, sources), sources)
+    if own is not None:  # what a bundle says beside its model stays
+        dates = {name: own.dates[name] for name in spec.inputs}
+        spec = spec.model_copy(update={"dates": dates, "size_m": own.size_m, "head": own.head, "classes": own.classes})
     target = meta_target(spec)
     accounts = account_all(sources, target)
     require(accounts)

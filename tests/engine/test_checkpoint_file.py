@@ -174,3 +174,11 @@ def test_an_old_file_that_claims_more_than_it_holds_is_not_allocated(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data.replace((70_000).to_bytes(4, "little"), (2_000_000_000).to_bytes(4, "little"), 1))  # elements of its storage
     refused(path, "cut short, or claims more than it holds: 8000000000 bytes of tensors, 280008 bytes for them")
+
+
+def test_containers_that_refer_to_each_other_are_entered_once(tmp_path):
+    nested = [0]
+    for _ in range(60):
+        nested = [nested] * 10
+    found = open_weights(saved(tmp_path / "a.pth", {"model": TENSORS, "history": nested}))
+    assert found.beside == {"history": "a list of 10 entries, 0 tensors in it"}

@@ -293,3 +293,15 @@ def test_prototypes_keep_their_regions(v1, tmp_path):
     bundle.save(tmp_path / "grown", stored.spec, stored.tensors | grown | {"model.geo_context.used": torch.ones(3, 4, dtype=torch.int64)})
     convert.convert([tmp_path / "grown"], tmp_path / "two", load_model)
     assert load_bundle(tmp_path / "two").model.geo_context.slot_regions.tolist() == [1, 5, 9]
+    torch.save({"model.geo_context.prototypes": torch.zeros(1).expand(10**9, 4, 16)}, tmp_path / "endless.pth")
+    (problem,) = convert.inspect([tmp_path / "endless.pth"], load_model, v1.recipe).problems
+    assert "model.geo_context.prototypes has shape 1000000000 x 4 x 16" in problem
+
+
+def test_what_a_bundle_says_beside_its_model_stays(v1, tmp_path):
+    convert.convert([v1.files], tmp_path / "one", load_model, v1.recipe)
+    stored = bundle.read(tmp_path / "one")
+    bundle.save(tmp_path / "other", stored.spec | {"size_m": [320, 320], "dates": {"hr": 1, "s2": 7, "s1": 3}}, stored.tensors)
+    convert.convert([tmp_path / "other"], tmp_path / "two", load_model)
+    spec = load_bundle(tmp_path / "two").spec
+    assert spec.size_m == (320, 320) and spec.dates["s2"] == 7
