@@ -6,6 +6,7 @@ The options of a part (`kind: ...`) live in the signature of its class; `recipe/
 import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,8 +145,28 @@ class LabelSection(Section):
     period: Period | None = None
 
 
+class SplitPeriods(Section):
+    """When each split is seen; the periods share no day. A split without a period gets no sample."""
+
+    train: Period
+    val: Period | None = None
+    test: Period | None = None
+
+    @model_validator(mode="after")
+    def _apart(self) -> "SplitPeriods":
+        given = sorted((part.start, part.end, name) for name in ("train", "val", "test") if (part := getattr(self, name)))
+        for before, after in pairwise(given):
+            if after[0] <= before[1]:
+                raise misplaced((after[2],), f"begins on {after[0]}, before {before[2]} has ended ({before[1]})")
+        return self
+
+
 class SplitsSection(Section):
-    """Shares by blocks of `block` x `block` footprints; samples nearer than `buffer_m` to another split are left out."""
+    """Shares by blocks of `block` x `block` footprints; samples nearer than `buffer_m` to another split are left out.
+
+    regions: polygons with a property `split` (train, val, test) decide instead: a footprint goes where its centre lies,
+        one outside of all regions is left out      periods: each footprint gives a sample of its own per split and period
+    """
 
     train: Share = 0.9
     val: Share = 0.05
@@ -153,16 +174,22 @@ class SplitsSection(Section):
     block: PositiveInt = 16
     buffer_m: Annotated[float, Field(ge=0)] = 0
     seed: int = 0
+    regions: Annotated[Path | None, Input()] = None
+    periods: SplitPeriods | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> "SplitsSection":
         total = self.train + self.val + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train, val and test add up to {total:g}, not 1")
+        if self.regions is not None and self.periods is not None:
+            raise misplaced(("periods",), "cannot stand beside regions: give one of them")
         return self
 
 
 class BuildDataRecipe(Section):
+    """`radiometry`: what becomes of a date whose numbers deny what is said of them (offset, dB or linear power)."""
+
     recipe: Literal["build-data"]
     version: Literal[1]
     output: Path
@@ -173,6 +200,7 @@ class BuildDataRecipe(Section):
     coregister: CoregisterSection | None = None
     label: LabelSection | None = None
     splits: SplitsSection = SplitsSection(train=1.0, val=0.0, test=0.0)
+    radiometry: Literal["refuse", "repair"] = "refuse"
     workers: PositiveInt = 2
     geopackage: bool = False
 
