@@ -1,0 +1,39 @@
+"""The benchmarks run; what they measure is no test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parent / "benchmarks" / "model.py"
+
+
+def last_line(*arguments):
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARK), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=True,
+    )
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_ratios_of_layers_are_measured():
+    found = last_line("--quick")
+    pairs = {name: figures for name, figures in found.items() if "goal" in (figures if isinstance(figures, dict) else {})}
+    assert len(pairs) == 16
+    assert all(0 < figures["least"] <= figures["median"] for figures in pairs.values())
+    parts = found["absent modalities"]["ms computed, ms skipped"]
+    assert parts["encoders.s2"][0] > 0 and parts["encoders.s2"][1] == 0
+
+
+@pytest.mark.slow
+def test_the_throughput_of_whole_models_is_measured():
+    found = last_line("--device", "cpu", "--quick", "--models", "tiny")["tiny"]
+    assert found["forward"]["samples/s"] > 0 and found["training step"]["samples/s"] > 0
