@@ -12,6 +12,7 @@ import pystac_client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
+from skysense_cli.data import hrefs
 from skysense_cli.data.radiometry import baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.errors import SourceError
@@ -47,6 +48,7 @@ class Stac(Source):
 
     def __init__(self, *, url: str, collection: str | None = None, max_cloud: float | None = None, units: str | None = None) -> None:
         self.url, self.collection, self.max_cloud, self.units = url, collection, max_cloud, units
+        self.allowed = hrefs.allowed_for(url)
 
     def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: tuple[np.datetime64, np.datetime64] | None,
                extra_bands: tuple[str, ...] = ()) -> list[Item]:  # fmt: skip
@@ -82,6 +84,7 @@ class Stac(Source):
                 yield from child.get_items()
 
     def _item(self, item: pystac.Item, time: np.datetime64, sensor: Sensor, extra_bands: tuple[str, ...]) -> Item:
+        hrefs.identifier(item.id, f"{self.url}: item")
         facts = {name: next((item.properties[key] for key in keys if key in item.properties), None) for name, keys in FACTS.items()}
         if facts["sun_elevation_deg"] is None and "s2:mean_solar_zenith" in item.properties:
             facts["sun_elevation_deg"] = 90 - item.properties["s2:mean_solar_zenith"]
@@ -113,13 +116,8 @@ class Stac(Source):
 
     def _asset(self, item: pystac.Item, key: str, number: int, sensor: Sensor, offset_facts: tuple[Any, Any] | None) -> Asset:
         """Where the band lies. offset_facts: (baseline, whether the offset is removed), None for an extra band."""
-        href = item.assets[key].get_absolute_href() or item.assets[key].href
-        if not re.match(r"https?://", href):
-            if urlsplit(href).scheme not in ("", "file"):
-                raise SourceError(f"{self.url}: item {item.id} keeps {key} at {href}; only files and http(s) addresses can be read")
-            if re.match(r"https?://", self.url):
-                raise SourceError(f"{self.url}: item {item.id} points to the local file {href}; a remote catalogue may not")
-            href = href.removeprefix("file://")
+        where = f"{self.url}: item {item.id} keeps {key} at"
+        href = hrefs.check(item.assets[key].href, self.allowed, base=item.get_self_href() or self.url, where=where)
         if offset_facts is None or sensor.kind != "optical":
             return Asset(href, number)
         raster = _raster_facts(item.assets[key], number)
