@@ -36,6 +36,7 @@ ENVIRONMENT = {
 }
 
 Place = str | os.PathLike[str]
+ZIP = "zip://"  # and the archive's path, `!/`, the member's name
 
 
 def environment(**changes: str) -> rasterio.Env:
@@ -45,7 +46,7 @@ def environment(**changes: str) -> rasterio.Env:
 
 @contextmanager
 def open_raster(path: Place) -> Iterator[DatasetReader]:
-    """The raster at `path`, a local file or an http(s) url, open for reading.
+    """The raster at `path`, a local file, a member of a local zip (`zip:///data/a.zip!/b/c.jp2`) or an http(s) url, open for reading.
 
     Raises GridError (SourceError for a url) that names the file: missing, damaged, not of an allowed
     format, or with blocks beyond the budget. Errors of reads inside the block name it too.
@@ -61,9 +62,14 @@ def open_raster(path: Place) -> Iterator[DatasetReader]:
 
 
 def _address(name: str) -> str:
-    """What GDAL is given: an absolute path of a file that is there, or /vsicurl/ before an http(s) url."""
+    """What GDAL is given: an absolute path of a file that is there, /vsicurl/ before an http(s) url, /vsizip/ for a member."""
     if _is_url(name):
         return "/vsicurl/" + name
+    if name.startswith(ZIP):
+        archive, _, member = name.removeprefix(ZIP).rpartition("!/")
+        if not Path(archive).is_file() or "}" in archive or not member or ".." in member.split("/"):
+            raise GridError(f"{name}: no such file in a zip archive")
+        return f"/vsizip/{{{Path(archive).absolute()}}}/{member}"
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) or name.startswith("/vsi"):
         raise GridError(f"{name}: only local files and http(s) urls are opened")
     path = Path(name)
@@ -74,6 +80,12 @@ def _address(name: str) -> str:
     except UnicodeEncodeError as error:
         raise GridError(f"{name}: its name is no valid UTF-8, which GDAL needs; rename it") from error
     return str(path.absolute())
+
+
+def place_of(address: str) -> str:
+    """What `open_raster` was given for an address that it gave to GDAL."""
+    archive, inside, member = address.removeprefix("/vsizip/{").partition("}/")
+    return f"{ZIP}{archive}!/{member}" if inside and address.startswith("/vsizip/{") else address.removeprefix("/vsicurl/")
 
 
 def _is_url(name: str) -> bool:
@@ -112,7 +124,7 @@ def _check_layout(dataset: DatasetReader, name: str) -> None:
 
 def failure(name: str, reason: str) -> SkySenseError:
     """A reader's fault for a file, a source's for an url."""
-    reason = reason.replace("/vsicurl/", "").replace(f"{Path(name).name}: ", "")
+    reason = reason.replace("/vsicurl/", "").replace("/vsizip/{", ZIP).replace("}/", "!/").replace(f"{Path(name).name}: ", "")
     return (SourceError if _is_url(name) else GridError)(f"{name}: {reason}")
 
 

@@ -18,7 +18,7 @@ from skysense_cli.errors import GridError
 from skysense_cli.geo.crs import crs_text
 from skysense_cli.geo.grid import shifted
 from skysense_cli.geo.grid import window as window_in
-from skysense_cli.geo.opening import Place, failure, open_raster, reason_of
+from skysense_cli.geo.opening import Place, failure, open_raster, place_of, reason_of
 from skysense_cli.geo.resample import Method, aligned, resample, window_of
 
 MOST_READ_BYTES = 4 << 30  # of one read
@@ -131,7 +131,7 @@ def _opened(source: Place | DatasetReader) -> Any:
 
 
 def _name(dataset: DatasetReader) -> str:
-    return dataset.name.removeprefix("/vsicurl/")
+    return place_of(dataset.name)
 
 
 def _crs_of(dataset: DatasetReader) -> str:

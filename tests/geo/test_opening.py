@@ -3,6 +3,7 @@
 import http.server
 import os
 import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -134,3 +135,18 @@ def test_a_raster_is_read_over_http(server, tmp_path):
 
 def test_a_failing_server_is_a_source_error_with_the_url(server):
     refused(f"{server}/b.tif", lambda: describe(f"{server}/b.tif"), "cannot be read", SourceError)
+
+
+def test_a_member_of_a_zip_is_opened_where_it_lies_and_named_in_errors(tmp_path):
+    path = put(tmp_path / "in.tif", np.arange(16, dtype=np.uint8).reshape(1, 4, 4))
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.write(path, "b/in.tif")
+        members.writestr("b/bad.tif", b"II*\0 not a tiff")
+    with open_raster(f"zip://{archive}!/b/in.tif") as dataset:
+        assert dataset.read(1)[3, 3] == 15
+    assert describe(f"zip://{archive}!/b/in.tif").path == f"zip://{archive}!/b/in.tif"
+    for member in ("b/gone.tif", "../in.tif", "b/bad.tif", ""):
+        with pytest.raises(GridError, match=rf"^zip://{archive}!/{member}: "):
+            with open_raster(f"zip://{archive}!/{member}"):
+                pass
