@@ -220,8 +220,8 @@ def test_hostile_addresses_on_disk_reach_nothing(corpus, tmp_path, canary):
     port, reached = canary
     cases = list(catalogues(corpus, tmp_path, port, "stac/href_"))
     assert len(cases) == 42
-    for _, want, path in cases:
-        build(str(tmp_path / path), want)
+    for name, want, path in cases:
+        build(str(tmp_path / path), "bounded" if "backslash" in name else want)  # pystac makes it a slash, the host is example.org
     assert reached == []
 
 
@@ -234,7 +234,7 @@ def test_hostile_addresses_of_a_server_reach_nothing(corpus, tmp_path, canary, m
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         for name, want, path in cases:
-            inside = "rel_traversal" in name  # `..` of an address ends at the root of the catalogue's own server
+            inside = any(one in name for one in ("rel_traversal", "empty", "spaces", "backslash"))  # ends at the catalogue's own server
             build(f"http://127.0.0.7:{server.server_port}/{path}", "bounded" if inside else want)
     finally:
         server.shutdown()
