@@ -1,7 +1,7 @@
 """Cosine attention inside the windows of a map, as Swin Transformer V2 has it."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -122,54 +122,45 @@ class Windows:
 
     Only the last row and the last column of windows join far borders of the map, so there are four kinds: inside, right,
     low, low right. Windows of a kind lie in a row: one bias serves them, and nothing is copied to tell them apart.
-    The map is not really rolled: each window is read from, and written to, where it belongs, once.
+    The map is not really rolled: the windows inside are a part of it, and only the borders are put together.
     """
 
     def __init__(self, size: tuple[int, int, int], window: int, shift: int) -> None:
-        self.size, self.window = size, window
-        rows, columns = (_spans(length, window, shift) for length in size[1:])
+        self.window, self.shift = window, shift
         down, across = ([length // window - 1, 1] if shift else [length // window] for length in size[1:])
-        self.shapes = [(size[0], r, c, window, window) for r in down for c in across]
-        self.counts = [math.prod(shape[:3]) for shape in self.shapes]
-        self.places = [
-            (low * len(across) + right, at_rows, at_columns, in_rows, in_columns)
-            for low, at_rows, in_rows in rows
-            for right, at_columns, in_columns in columns
-        ]
+        self.shapes = [(size[0], r, c) for r in down for c in across]
+        self.counts = [math.prod(shape) for shape in self.shapes]
 
     def cut(self, grid: Tensor) -> Tensor:
         """(N, h, w, C) -> (W, window^2, C)."""
-        windows = grid.new_empty(sum(self.counts), self.window**2, grid.shape[-1])
-        for inside, outside in self._pairs(windows, grid):
-            inside.copy_(outside)
-        return windows
+        side, dim = self.window, grid.shape[-1]
+        pieces = [piece for band in self._apart(grid, 1) for piece in self._apart(band, 2)]
+        kinds = [
+            piece.reshape(n, r, side, c, side, dim).transpose(2, 3).reshape(n * r * c, side**2, dim)
+            for piece, (n, r, c) in zip(pieces, self.shapes, strict=True)
+        ]
+        return torch.cat(kinds) if self.shift else kinds[0]
 
     def join(self, windows: Tensor) -> Tensor:
         """(W, window^2, C) -> (N, h, w, C)."""
-        grid = windows.new_empty(*self.size, windows.shape[-1])
-        for inside, outside in self._pairs(windows, grid):
-            outside.copy_(inside)
-        return grid
+        side, dim = self.window, windows.shape[-1]
+        pieces = [
+            kind.reshape(n, r, c, side, side, dim).transpose(2, 3).reshape(n, r * side, c * side, dim)
+            for kind, (n, r, c) in zip(windows.split(self.counts), self.shapes, strict=True)
+        ]
+        if not self.shift:
+            return pieces[0]
+        inside, right, low, corner = pieces
+        return self._together(self._together(inside, right, 2), self._together(low, corner, 2), 1)
 
-    def _pairs(self, windows: Tensor, grid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of the same positions in the windows and in the map, (N, rows of windows, columns, y, x, C)."""
-        starts = [sum(self.counts[:kind]) for kind in range(len(self.counts))]
-        for kind, at_rows, at_columns, in_rows, in_columns in self.places:
-            if not self.counts[kind]:
-                continue
-            shape, own = self.shapes[kind], windows[starts[kind] : starts[kind] + self.counts[kind]]
-            inside = own.unflatten(1, shape[3:]).unflatten(0, shape[:3])[:, :, :, in_rows, in_columns]
-            _, r, c, y, x, _ = inside.shape
-            yield inside, grid[:, at_rows, at_columns].unflatten(2, (c, x)).unflatten(1, (r, y)).transpose(2, 3)
+    def _apart(self, grid: Tensor, axis: int) -> list[Tensor]:
+        """Along an axis, what all windows but the last hold, and what the last one holds: the end of the map, then its start."""
+        if not self.shift:
+            return [grid]
+        length, rest = grid.shape[axis], self.window - self.shift
+        end, start = grid.narrow(axis, length - rest, rest), grid.narrow(axis, 0, self.shift)
+        return [grid.narrow(axis, self.shift, length - self.window), torch.cat([end, start], dim=axis)]
 
-
-def _spans(length: int, window: int, shift: int) -> list[tuple[int, slice, slice]]:
-    """Per stretch of an axis: 0, or 1 for the last window; where it lies on the map, and inside its windows."""
-    if not shift:
-        return [(0, slice(0, length), slice(0, window))]
-    rest = window - shift
-    return [
-        (0, slice(shift, length - rest), slice(0, window)),
-        (1, slice(length - rest, length), slice(0, rest)),
-        (1, slice(0, shift), slice(rest, window)),
-    ]
+    def _together(self, inside: Tensor, last: Tensor, axis: int) -> Tensor:
+        rest = self.window - self.shift
+        return torch.cat([last.narrow(axis, rest, self.shift), inside, last.narrow(axis, 0, rest)], dim=axis)
