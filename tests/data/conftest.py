@@ -1,5 +1,6 @@
-"""Small rasters for the tests of data building."""
+"""Small rasters and simulated products for the tests of data building."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,11 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
+
+from skysense_cli.data.products.sentinel1 import read_annotation
+
+GRD = "S1A_IW_GRDH_1SDV_20210809T173953_20210809T174018_039156_049F13_6FF8.SAFE"
 
 
 @pytest.fixture(scope="session")
@@ -28,5 +34,42 @@ def geotiff() -> Callable[..., Path]:
                 dataset.set_band_description(number, name)
             dataset.update_tags(**tags)
         return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def grd_tree(shared_data: Callable[[str], Path]) -> Path:
+    """The real Sentinel-1 product whose measurements are empty."""
+    return shared_data("safe_metadata") / GRD
+
+
+@pytest.fixture(scope="session")
+def grd_product(grd_tree: Path) -> Callable[..., Path]:
+    """A function that writes the real product with simulated measurements.
+
+    parts: polarisation -> pieces (line, sample, digital numbers); all else is 0. The rasters have the real size
+    and ground control points, but only the pieces take room on the disk.
+    """
+
+    def write(home: Path, parts: dict[str, list[tuple[int, int, Any]]]) -> Path:
+        product = home / GRD
+        shutil.copytree(grd_tree, product, ignore=shutil.ignore_patterns("*.tiff"), copy_function=shutil.copyfile)
+        for name in (product, *product.rglob("*")):
+            name.chmod(0o755 if name.is_dir() else 0o644)  # the shared tree is read-only
+        (product / "measurement").mkdir(exist_ok=True)
+        for text in sorted((product / "annotation").glob("*.xml")):
+            facts = read_annotation(text.read_bytes(), text.name)
+            grid, (height, width) = facts.grid, facts.shape
+            columns = (np.ravel(one) for one in (grid.line, grid.sample, grid.lon, grid.lat, grid.height))
+            points = [GroundControlPoint(row, col, x, y, z) for row, col, x, y, z in zip(*columns, strict=True)]
+            with rasterio.open(
+                product / "measurement" / f"{text.stem}.tiff", "w", driver="GTiff", count=1, height=height, width=width, dtype="uint16",
+                gcps=points, crs="EPSG:4326", tiled=True, blockxsize=512, blockysize=512, compress="deflate", sparse_ok=True,
+            ) as dataset:  # fmt: skip
+                for line, sample, numbers in parts.get(facts.polarisation, []):
+                    numbers = np.asarray(numbers, np.uint16)
+                    dataset.write(numbers, 1, window=((line, line + numbers.shape[0]), (sample, sample + numbers.shape[1])))
+        return product
 
     return write

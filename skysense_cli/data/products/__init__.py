@@ -1,0 +1,1 @@
+"""Metadata of satellite products: one file per family makes facts of texts."""
