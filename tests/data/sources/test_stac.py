@@ -1,14 +1,11 @@
 """The stac source against real items, a static catalogue on disk and over http, and a STAC API on this machine."""
 
-import functools
-import http.server
 import json
 import re
 import shutil
 import socket
 import subprocess
 import sysconfig
-import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -85,33 +82,9 @@ def catalog(tmp_path_factory, geotiff) -> Path:
     return folder.parent
 
 
-class Ranges(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder with byte ranges, as object stores do."""
-
-    def do_GET(self):
-        path = Path(self.translate_path(self.path))
-        wanted = re.match(r"bytes=(\d+)-(\d*)$", self.headers.get("Range", ""))
-        if not wanted or not path.is_file():
-            super().do_GET()
-            return
-        content = path.read_bytes()
-        first, last = int(wanted[1]), min(int(wanted[2] or len(content) - 1), len(content) - 1)
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
-        self.send_header("Content-Length", str(last - first + 1))
-        self.end_headers()
-        self.wfile.write(content[first : last + 1])
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def address(catalog):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Ranges, directory=str(catalog)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+def address(catalog, serve):
+    return serve(catalog).address
 
 
 def check_first_item(item):

@@ -1,0 +1,117 @@
+"""Servers on this machine: files with byte ranges, and the Belgian patch as a STAC catalogue."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+from rasterio.warp import transform_bounds
+
+BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+BELGIUM = {"sentinel-2-l2a": ("s2", r"S2_(\d{8}T\d{6})\.tif"), "sentinel-1-grd": ("s1", r"S1_(\d{8}T\d{6})_ASC\.tif")}
+
+
+class Ranges(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder with byte ranges, as object stores do, and notes what was asked for."""
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        asked = self.headers.get("Range", "")
+        self.server.asked.append((self.path, asked))  # type: ignore[attr-defined]
+        wanted = re.match(r"bytes=(\d+)-(\d*)$", asked)
+        if not wanted or not path.is_file():
+            super().do_GET()
+            return
+        size = path.stat().st_size
+        first, last = int(wanted[1]), min(int(wanted[2] or size - 1), size - 1)
+        if first > last:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        with path.open("rb") as file:
+            file.seek(first)
+            content = file.read(last - first + 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Path], Any]]:
+    """A function that serves a folder with ranges on loopback: a server with `address` and `asked` (path, range)."""
+    servers = []
+
+    def start(folder: Path) -> Any:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Ranges, directory=str(folder)))
+        server.asked, server.address = [], f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def belgium(shared_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Belgian patch with STAC items of its files beside them: two collections, a static catalogue, relative hrefs."""
+    home = tmp_path_factory.mktemp("belgium") / "archive"
+    source = shared_data("ts_belgium_A")
+    children = []
+    for collection, (folder, pattern) in BELGIUM.items():
+        shutil.copytree(source / folder, home / folder, copy_function=shutil.copyfile)
+        if folder == "s2":
+            shutil.copytree(source / "scl", home / "scl", copy_function=shutil.copyfile)
+        (home / folder).chmod(0o755)
+        items = [
+            _item(path, collection, found[1]) for path in sorted((home / folder).iterdir()) if (found := re.fullmatch(pattern, path.name))
+        ]
+        for item in items:
+            (home / folder / f"{item['id']}.json").write_text(json.dumps(item))
+        west, south, east, north = items[0]["bbox"]
+        listed = {
+            "type": "Collection", "stac_version": "1.0.0", "id": collection, "description": "a patch in Belgium", "license": "other",
+            "extent": {"spatial": {"bbox": [[west, south, east, north]]}, "temporal": {"interval": [["2018-08-01T00:00:00Z", None]]}},
+            "links": [{"rel": "item", "href": f"./{item['id']}.json"} for item in items],
+        }  # fmt: skip
+        (home / folder / "collection.json").write_text(json.dumps(listed))
+        children.append({"rel": "child", "href": f"./{folder}/collection.json"})
+    root = {"type": "Catalog", "stac_version": "1.0.0", "id": "belgium", "description": "a patch in Belgium", "links": children}
+    (home / "catalog.json").write_text(json.dumps(root))
+    return home
+
+
+def _item(path: Path, collection: str, stamp: str) -> dict[str, Any]:
+    """A STAC item as an archive would write it: the bands of one file, and the classes beside it."""
+    with rasterio.open(path) as dataset:
+        box = list(transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds))
+    west, south, east, north = box
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    names = BANDS if collection == "sentinel-2-l2a" else ("VV", "VH")
+    assets: dict[str, Any] = {"data": {"href": f"./{path.name}", "roles": ["data"], "eo:bands": [{"name": name} for name in names]}}
+    properties = {"datetime": f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:11]}:{stamp[11:13]}:{stamp[13:]}Z"}
+    if collection == "sentinel-2-l2a":
+        assets["scl"] = {"href": f"../scl/SCL_{stamp}.tif", "roles": ["data"]}
+        properties |= {"platform": "sentinel-2a", "s2:processing_baseline": "02.11"}
+    else:
+        assets["data"]["raster:bands"] = [{"unit": "dB"}, {"unit": "dB"}]
+        properties |= {"platform": "sentinel-1a", "sat:orbit_state": "ascending", "sar:product_type": "GRD"}
+    return {
+        "type": "Feature", "stac_version": "1.0.0", "id": path.stem, "collection": collection, "bbox": box, "links": [],
+        "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties, "assets": assets,
+    }  # fmt: skip
