@@ -68,6 +68,7 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
         not for the parts of a scene that was judged as a whole, since each part could decide otherwise
     Raises DataError when the numbers cannot be what the item says, GridError or SourceError for a file.
     """
+    item = item.ready()
     missing = [band for band in (*bands, *cloud_mask.extra_bands) if band not in item.assets]
     if missing:
         raise DataError(f"{item.id}: has no band {missing[0]} (found: {', '.join(item.assets)})")

@@ -54,10 +54,12 @@ def fetch(href: str, path: Path, *, allowed: Allowed, expected: Expected | None 
     the size, or, where nobody says how long it is, any of the two.
     """
     expected, limits = expected or Expected(), limits or Limits()
+    if _is_there(path, expected):
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + PART)
     with _held(part) as file:
-        if path.is_file() and expected.size in (None, path.stat().st_size):
+        if _is_there(path, expected):  # another process had it first
             _remove(part, file)
             return path
         download = _Download(href, file, path, allowed, expected, credentials, limits)
@@ -218,6 +220,10 @@ class _Download:
                 self.validator, self.digest = str(facts["validator"]), (str(facts["digest"][0]), str(facts["digest"][1]))
         except (OSError, ValueError, KeyError, TypeError, IndexError):
             return
+
+
+def _is_there(path: Path, expected: Expected) -> bool:
+    return path.is_file() and expected.size in (None, path.stat().st_size)
 
 
 @contextmanager

@@ -58,13 +58,18 @@ def allowed_for(catalogue: str, *, buckets: tuple[str, ...] = ()) -> Allowed:
 
     Public hosts, what SKYSENSE_ALLOW names, and its own host, or its own folder and the folders of SKYSENSE_ALLOW.
     """
-    named = tuple(entry.strip() for entry in os.environ.get(VARIABLE, "").split(",") if entry.strip())
+    named = _named()
     hosts = tuple(entry for entry in named if not entry.startswith("/"))
     schemes = ("http", "https", *(("s3",) if buckets else ()))
     if is_url(catalogue):
         return Allowed(schemes, (*hosts, urlsplit(catalogue).hostname or ""), (), buckets)
     folders = tuple(os.path.normpath(entry) for entry in named if entry.startswith("/"))
     return Allowed(schemes, hosts, (posixpath.dirname(os.path.abspath(catalogue)), *folders), buckets)
+
+
+def is_named(host: str) -> bool:
+    """Whether the person who runs the command names this host in SKYSENSE_ALLOW."""
+    return host.lower() in (entry.lower() for entry in _named())
 
 
 def check(href: object, allowed: Allowed, *, base: str | None = None, where: str = "") -> str:
@@ -121,6 +126,10 @@ def shown(href: object) -> str:
     text = re.sub(r"://[^/\\]*@", "://***@", text)
     text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text[: SHOWN + 1])
     return text[:SHOWN] + "..." if len(text) > SHOWN else text or "(empty)"
+
+
+def _named() -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in os.environ.get(VARIABLE, "").split(",") if entry.strip())
 
 
 def _text(href: object) -> str:

@@ -150,7 +150,7 @@ def _items(name: str, entry: Any, wanted: Input, period: tuple[np.datetime64, np
     """The items of one modality, at most one of them without a date."""
     sensor = narrowed(sensors.get(wanted.sensor), wanted.bands)
     mask = entry.cloud_mask.build(sensor)
-    items = entry.source.build().search(sensor, None, period, mask.extra_bands)
+    items = [item.ready() for item in entry.source.build().search(sensor, None, period, mask.extra_bands)]
     if not items:
         within = f" between {period[0]} and {period[1]}" if period else ""
         raise DataError(f"scene.{name}: {entry.source.kind} source {entry.source.options} has no item{within}")

@@ -126,7 +126,7 @@ def request(
             )  # fmt: skip
             with answer:
                 if answer.status_code not in MOVED:
-                    _check_status(answer, href, credentials)
+                    _check_status(answer, href, credentials, final=form is not None)
                     yield answer
                     return
                 if form or not answer.headers.get("Location"):
@@ -267,11 +267,12 @@ def _cause(error: BaseException) -> str:
     return type(seen).__name__
 
 
-def _check_status(answer: requests.Response, href: str, credentials: Credentials | None) -> None:
+def _check_status(answer: requests.Response, href: str, credentials: Credentials | None, *, final: bool) -> None:
+    """final: a refusal stays one, as of a password, which is not tried again and again"""
     status = answer.status_code
     if status in (200, 206, 416):
         return
-    if status in (401, 403):
+    if status in (401, 403) and not final:
         if credentials:
             credentials.renew()
         raise Again(f"answers {status}: credentials are missing, expired or not good for it", refused=True)

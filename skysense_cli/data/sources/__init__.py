@@ -5,10 +5,14 @@ To add one, write `data/sources/<kind>.py`:
     class MySource(Source):
         def __init__(self, *, url: str, collection: str) -> None: ...
     build = MySource
+
+A source whose scenes must be fetched first lists them without assets and with `bring`; whoever reads pixels or
+headers of an item asks for `item.ready()` before, so only what is used is fetched, and nothing by a search.
 """
 
 import datetime
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,11 +24,27 @@ Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 @dataclass(frozen=True)
+class Radar:
+    """What makes sigma0 on the ground of a detected image: places of its annotation, calibration and noise XML.
+
+    noise: None where the product has none       dem: rasters of heights in metres; none: the product's own grid surface
+    geoid: what is added to them to be above the ellipsoid: metres, or a raster of metres
+    """
+
+    product: str
+    calibration: str
+    noise: str | None = None
+    dem: tuple[str, ...] = ()
+    geoid: float | str = 0.0
+
+
+@dataclass(frozen=True)
 class Asset:
-    """Where one band lies: `path` (a file or an http url) and the 1-based band number in it.
+    """Where one band lies: `path` (a file, a member of a zip or an http url) and the 1-based band number in it.
 
     scale, offset: stored counts = (raw + offset) * scale, e.g. offset -1000 for Sentinel-2 baseline 04.00
     nodata: overrides what the file declares (None: take the file's)
+    radar: of an image in lines and samples, which is calibrated and geocoded when it is read; units are then `sigma0 linear`
     """
 
     path: str
@@ -32,6 +52,7 @@ class Asset:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
+    radar: Radar | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +64,7 @@ class Item:
     units: what the raw pixels are: "reflectance*10000", "sigma0 dB", "sigma0 linear", "gamma0 dB", "gamma0 linear", "DN"
     meta: facts for the sample's per-date record (platform, orbit_pass, relative_orbit, baseline, offset_applied,
         sun_azimuth_deg, calibration, geocoding ...); an unknown fact is an absent key
+    bring: fetches the scene and gives the item again, with its assets; None: it can be read as it is
     """
 
     id: str
@@ -50,6 +72,11 @@ class Item:
     assets: dict[str, Asset]
     units: str
     meta: dict[str, Any] = field(default_factory=dict)
+    bring: Callable[[], "Item"] | None = field(default=None, compare=False, repr=False)
+
+    def ready(self) -> "Item":
+        """The item with assets that can be read now, under the same id. May download, once; raises SourceError when that fails."""
+        return self if self.bring is None else self.bring()
 
 
 class Source:
