@@ -13,6 +13,7 @@ from scipy import ndimage
 from skysense_cli import console
 from skysense_cli.data import radiometry
 from skysense_cli.data.clouds import CloudMask
+from skysense_cli.data.sar.scene import read_power
 from skysense_cli.data.sources import Asset, Item
 from skysense_cli.errors import DataError
 from skysense_cli.geo import raster
@@ -121,14 +122,19 @@ def _radar(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift
             f"Use the sensor for {given}, or say `units: {wanted} {form}` on the source to take it as {wanted}."
         )
     assets = [item.assets[band] for band in bands]
-    raw = _read(assets, grid, shift_m, _nodata_of_radar if form == "linear" else _declared, power=form == "dB")
+    facts: dict[str, Any] = {}
+    if assets[0].radar is not None:
+        power, known, facts = read_power(assets, grid, shift_m)
+        raw = _Raw(power, known, ())
+    else:
+        raw = _read(assets, grid, shift_m, _nodata_of_radar if form == "linear" else _declared, power=form == "dB")
     data = np.asarray(raw.flags.any(axis=0))
     if judge:
         radiometry.check_numbers(sensor, *_thinned(raw.numbers, data), _name(item, assets), item.units)
     if form == "dB":
         return radiometry.floored(np.where(raw.flags, raw.numbers, np.nan), data)
     stored = radiometry.store_db(np.where(raw.flags, raw.numbers, 0), data)
-    stored.facts["converted"] = "linear power to dB"
+    stored.facts.update({"converted": "linear power to dB", **facts})
     return stored
 
 
