@@ -1,5 +1,6 @@
 """Servers on this machine: files with byte ranges, and the Belgian patch as a STAC catalogue."""
 
+import datetime
 import functools
 import http.server
 import json
@@ -10,9 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import rasterio
 from rasterio.warp import transform_bounds
+
+from skysense_cli.data.build import build
+from skysense_cli.recipe.parts import Part, bind
+from skysense_cli.recipe.schema import BuildDataRecipe
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 BELGIUM = {"sentinel-2-l2a": ("s2", r"S2_(\d{8}T\d{6})\.tif"), "sentinel-1-grd": ("s1", r"S1_(\d{8}T\d{6})_ASC\.tif")}
@@ -115,3 +121,62 @@ def _item(path: Path, collection: str, stamp: str) -> dict[str, Any]:
         "type": "Feature", "stac_version": "1.0.0", "id": path.stem, "collection": collection, "bbox": box, "links": [],
         "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties, "assets": assets,
     }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def belgium_recipe(belgium: Path) -> Callable[[Path, dict[str, Part]], BuildDataRecipe]:
+    """A function of an output folder and the sources of s2 and s1: the recipe of sixteen samples of 2019."""
+
+    def recipe_of(output: Path, sources: dict[str, Part]) -> BuildDataRecipe:
+        tree = {
+            "recipe": "build-data",
+            "version": 1,
+            "output": output,
+            "area": belgium / "s2" / "S2_20180804T105022.tif",
+            "period": {"start": datetime.date(2019, 1, 1), "end": datetime.date(2019, 12, 31)},
+            "grid": {"size_m": 160.0, "anchor": "area", "crs": "EPSG:32631"},
+            "modalities": {
+                "s2": {
+                    "sensor": "sentinel2_l2a", "gsd": 10.0, "source": sources["s2"], "cloud_mask": bind("data/clouds", "scl"),
+                    "dates": {"at_least": 8, "at_most": 30, "min_valid": 0.8},
+                },
+                "s1": {"sensor": "sentinel1_grd", "gsd": 20.0, "source": sources["s1"], "dates": {"at_least": 4, "at_most": 30}},
+            },
+            "workers": 1,
+        }  # fmt: skip
+        return BuildDataRecipe.model_validate(tree)
+
+    return recipe_of
+
+
+@pytest.fixture(scope="session")
+def check_as_by_folder(belgium: Path, belgium_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """A function that compares a build with that of the `folder` source: every array bit for bit, but the items' names and facts."""
+    extra = {"SCL": {"path": str(belgium / "scl"), "pattern": r"SCL_(?P<date>\d{8}T\d{6})\.tif"}}
+    s2 = {"path": str(belgium / "s2"), "pattern": r"S2_(?P<date>\d{8}T\d{6})\.tif", "extra": extra}
+    s1 = {"path": str(belgium / "s1"), "pattern": r"S1_(?P<date>\d{8}T\d{6})_ASC\.tif"}
+    output = tmp_path_factory.mktemp("by-folder")
+    build(belgium_recipe(output, {"s2": bind("data/sources", "folder", s2), "s1": bind("data/sources", "folder", s1)}), output, "digest")
+    expected = _arrays(output)
+
+    def check(output: Path) -> None:
+        found = _arrays(output)
+        assert sorted(found) == sorted(expected) and len(found) == 16
+        for name, sample in found.items():
+            assert sorted(sample) == sorted(expected[name])
+            for key, array in sample.items():
+                other = expected[name][key]
+                if key.rpartition("/")[2] in ("items", "meta"):
+                    assert len(array) == len(other)
+                elif key != "provenance":
+                    assert (array.dtype, array.shape, array.tobytes()) == (other.dtype, other.shape, other.tobytes()), f"{name}: {key}"
+
+    return check
+
+
+def _arrays(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    found = {}
+    for path in sorted((folder / "samples").iterdir()):
+        with np.load(path, allow_pickle=False) as sample:
+            found[path.name] = {name: sample[name] for name in sample.files}
+    return found
