@@ -10,18 +10,18 @@ import numpy as np
 import pystac
 import pystac_client
 from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
 
 from skysense_cli.data import hrefs
+from skysense_cli.data.listings import ApiIO, StaticIO, refusal_in
 from skysense_cli.data.radiometry import baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.errors import SourceError
 from skysense_cli.sensors import Band, Sensor
+from skysense_cli.sensors.sentinel2_l2a import BANDS, OTHERS
 
-TIMEOUT_S = 30
-RETRIES = 3
 NOT_PIXELS = ("thumbnail", "overview", "visual", "metadata", "tiles")  # roles of assets that are no measurement
 OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
+NAMED = {band.name: band for band in (*BANDS, *OTHERS)}  # extra bands that are reflectance, too
 GLOBE = (-180.0, -90.0, 180.0, 90.0)
 FACTS = {
     "platform": ("platform",),
@@ -56,7 +56,8 @@ class Stac(Source):
         try:
             found = {item.id: item for item in self._listed(bounds, period)}
         except (APIError, pystac.STACError, OSError, ValueError, KeyError) as error:
-            raise SourceError(f"{self.url}: cannot read the catalogue: {error or type(error).__name__}") from error
+            refused = refusal_in(error)
+            raise refused or SourceError(f"{self.url}: cannot read the catalogue: {error or type(error).__name__}") from error
         items = []
         for item in found.values():
             cloud = item.properties.get("eo:cloud_cover")
@@ -70,13 +71,13 @@ class Stac(Source):
     def _listed(self, bounds: Bounds, period: tuple[np.datetime64, np.datetime64] | None) -> Iterator[pystac.Item]:
         """Items that the catalogue lists for the bounds and the period; more may come, they are filtered later."""
         if not urlsplit(self.url).path.endswith(".json"):
-            root = pystac_client.Client.open(self.url, stac_io=StacApiIO(timeout=TIMEOUT_S, max_retries=RETRIES))
+            root = pystac_client.Client.open(self.url, stac_io=ApiIO(self.url, self.allowed))
             if not self.collection:
                 raise SourceError(f"{self.url}: is a STAC API, say which `collection` of it")
             span = None if period is None else "/".join(str(end.astype("datetime64[D]")) for end in period)
             yield from root.search(collections=[self.collection], bbox=bounds, datetime=span).items()
             return
-        top = pystac.read_file(self.url, stac_io=_StaticIO(timeout=TIMEOUT_S, max_retries=RETRIES))
+        top = pystac.read_file(self.url, stac_io=StaticIO(self.url, self.allowed))
         if not isinstance(top, pystac.Catalog):
             raise SourceError(f"{self.url}: is a STAC {top.STAC_OBJECT_TYPE}, expected a catalogue or a collection")
         for child in _collections(top, bounds):
@@ -92,9 +93,9 @@ class Stac(Source):
             facts["baseline"] = _baseline_of_name(item)
         applied = next((item.properties[key] for key in OFFSET_APPLIED if key in item.properties), None)
         assets = {}
-        for band in (*sensor.bands, *(Band(name) for name in extra_bands)):
+        for band in (*sensor.bands, *(NAMED.get(name, Band(name)) for name in extra_bands)):
             key, number = self._find(item, band, sensor.kind)
-            extra = band.name in extra_bands
+            extra = band.name in extra_bands and band.name not in NAMED
             assets[band.name] = self._asset(item, key, number, sensor, None if extra else (facts["baseline"], applied))
         units = self.units or _units(item, assets, sensor)
         meta = {name: value for name, value in facts.items() if value is not None}
@@ -130,13 +131,6 @@ class Stac(Source):
         else:
             offset = float(raster.get("offset", 0.0)) / scale
         return Asset(href, number, scale=round(scale * 10000, 9), offset=round(offset, 6))
-
-
-class _StaticIO(StacApiIO):
-    """Reads like the API's reader, with time limits and retries, but gives plain pystac objects."""
-
-    def stac_object_from_dict(self, d: dict[str, Any], href: Any = None, root: Any = None, preserve_dict: bool = True) -> Any:
-        return pystac.StacIO.stac_object_from_dict(self, d, href, root, preserve_dict)
 
 
 def _collections(root: pystac.Catalog, bounds: Bounds) -> Iterator[pystac.Catalog]:
