@@ -75,7 +75,8 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
         raise DataError(f"{item.id}: has no band {missing[0]} (found: {', '.join(item.assets)})")
     moved = any(shift_m)
     stored = (_radar if sensor.kind == "sar" else _counts)(item, sensor, grid, bands, shift_m, judge)
-    extra = {name: _extra(item.assets[name], grid, shift_m) for name in cloud_mask.extra_bands}
+    plain = stored.facts.get("offset_contradicted", False)
+    extra = {name: _extra(item.assets[name], grid, shift_m, plain) for name in cloud_mask.extra_bands}
     valid = stored.good & cloud_mask.valid(stored.pixels, extra, _pixel_m(grid))
     if moved:
         valid = ndimage.binary_erosion(valid, np.ones((3, 3), bool), border_value=1)
@@ -163,10 +164,15 @@ def _read(assets: Sequence[Asset], grid: GeoBox, shift_m: tuple[float, float], n
     return _Raw(np.stack(pixels), np.stack(flags), tuple(infos))
 
 
-def _extra(asset: Asset, grid: GeoBox, shift_m: tuple[float, float]) -> np.ndarray:
-    """(H, W) of an extra band, nearest; 0 outside its file."""
+def _extra(asset: Asset, grid: GeoBox, shift_m: tuple[float, float], plain: bool) -> np.ndarray:
+    """(H, W) of an extra band, nearest; 0 outside its file; reflectance with its offset and scale (plain: no offset, as settled)."""
     pixels, data = raster.read_on_grid(asset.path, grid, [asset.number], resampling="nearest", nodata=asset.nodata, shift_m=shift_m)
-    return np.where(data[0], pixels[0], pixels.dtype.type(0))
+    offset = 0.0 if plain else asset.offset
+    if offset == 0 and asset.scale == 1:
+        return np.where(data[0], pixels[0], pixels.dtype.type(0))
+    data[0] &= pixels[0] != 0
+    counts = np.clip((pixels[0].astype(np.float32) + offset) * asset.scale, 1, 65534)
+    return np.where(data[0], counts, np.float32(0))
 
 
 # how a file is read

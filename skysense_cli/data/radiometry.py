@@ -3,6 +3,7 @@
 `valid` is decided on raw numbers: after an offset and a clip a dark pixel and a missing one look the same.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from skysense_cli.sensors import Sensor
 FLOOR_DB = -35.0  # below the noise of every Sentinel-1 mode
 SATURATED = 65535
 BASELINE_OFFSET = -1000.0  # added to digital numbers since processing baseline 04.00
+REFLECTANCE = re.compile(r"B(0[1-9]|1[0-2]|8A)")  # names of bands that carry reflectance, unlike SCL and other classes
 DARK_BANDS = ("B02", "B03", "B04")  # in these no scene has a negative median reflectance
 
 

@@ -5,9 +5,11 @@ from rasterio.enums import ColorInterp
 
 from skysense_cli import sensors
 from skysense_cli.data.acquire import acquire, narrowed
+from skysense_cli.data.clouds import CloudMask
 from skysense_cli.data.clouds.none import NoMask
 from skysense_cli.data.clouds.scl import Scl
 from skysense_cli.data.sources import Asset, Item
+from skysense_cli.data.sources.folder import Folder
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import make_grid
 
@@ -207,3 +209,21 @@ def test_the_opaque_cloud_of_2018_11_12_that_scl_calls_snow_is_not_valid(shared_
     grid = make_grid(574680, 5622440, 10, 64, 64, "EPSG:32631")
     assert get(item, S2, grid, Scl(S2)).valid.mean() < 0.05
     assert get(item, S2, grid, Scl(S2, reject=(3, 8, 9, 10))).valid.mean() > 0.9
+
+
+def test_reflectance_that_only_the_cloud_mask_reads_has_its_offset_removed(geotiff, tmp_path):
+    class Spy(CloudMask):
+        extra_bands = ("B01", "SCL")
+
+        def valid(self, pixels, extra, gsd_m):
+            self.seen = extra
+            return np.ones(pixels.shape[-2:], bool)
+
+    sensor = narrowed(sensors.get("sentinel2_l1c"), ["B02"])
+    path = geotiff(
+        tmp_path / "a_20230101.tif", [np.full((4, 4), value, np.uint16) for value in (2500, 1700, 4)], names=("B02", "B01", "SCL")
+    )
+    (item,) = Folder(path=str(path), offset=-1000).search(sensor, None, None, Spy.extra_bands)
+    spy = Spy()
+    acquire(item, sensor, make_grid(500000, 5600000, 10, 4, 4, "EPSG:32631"), bands=["B02"], cloud_mask=spy)
+    assert (spy.seen["B01"] == 700).all() and (spy.seen["SCL"] == 4).all()

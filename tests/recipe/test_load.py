@@ -201,7 +201,7 @@ def test_mistakes_in_a_scene_are_located(write):
     assert mistakes_of(write(text)) == [
         "recipe.yaml:5:22: scene.s2.patern: unknown 'patern'; did you mean 'pattern'? "
         + "(known: path, pattern, csv, bands, by_order, extra, scale, offset, nodata, units, cloud_mask)",
-        "recipe.yaml:5:58: scene.s2.cloud_mask.kind: unknown kind 'slc'; did you mean 'scl'? (known: none, scl)",
+        "recipe.yaml:5:58: scene.s2.cloud_mask.kind: unknown kind 'slc'; did you mean 'scl'? (known: csmask, none, s2cloudless, scl)",
         "recipe.yaml:6:17: scene.s1[1]: must be text (found 3)",
     ]
 

@@ -4,15 +4,13 @@ To add one, write `data/clouds/<kind>.py` with a `CloudMask` and `build = <TheCl
 Positional-only arguments come from the program: `(sensor, /)`.
 """
 
-from typing import ClassVar
-
 import numpy as np
 
 
 class CloudMask:
-    """`extra_bands`: names of the assets the mask reads beside the sensor's bands, e.g. ("SCL",)."""
+    """`extra_bands`: names of the assets the mask reads beside the bands it is given, e.g. ("SCL",), or bands the recipe leaves out."""
 
-    extra_bands: ClassVar[tuple[str, ...]] = ()
+    extra_bands: tuple[str, ...] = ()
 
     def valid(self, pixels: np.ndarray, extra: dict[str, np.ndarray], gsd_m: float) -> np.ndarray:
         """(H, W) bool: clear pixels.

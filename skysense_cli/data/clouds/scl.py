@@ -1,11 +1,9 @@
 """The scene classification (SCL) that comes with Sentinel-2 Level-2A."""
 
-from typing import ClassVar
-
 import numpy as np
-from scipy import ndimage
 
 from skysense_cli.data.clouds import CloudMask
+from skysense_cli.data.clouds._coarser import grown
 from skysense_cli.errors import RecipeError
 from skysense_cli.sensors import Sensor
 
@@ -21,7 +19,7 @@ class Scl(CloudMask):
     grow_m: rejected pixels grow by this distance, since cloud edges are missed more often than cores.
     """
 
-    extra_bands: ClassVar[tuple[str, ...]] = ("SCL",)
+    extra_bands: tuple[str, ...] = ("SCL",)
 
     def __init__(self, sensor: Sensor, /, *, reject: tuple[int, ...] = (3, 8, 9, 10, 11), grow_m: float = 0.0) -> None:
         wrong = [number for number in reject if not 0 <= number <= 11]
@@ -32,9 +30,7 @@ class Scl(CloudMask):
 
     def valid(self, pixels: np.ndarray, extra: dict[str, np.ndarray], gsd_m: float) -> np.ndarray:
         classes = extra["SCL"]
-        rejected = np.isin(classes, self.reject)
-        if self.grow_m > 0 and rejected.any():
-            rejected = ndimage.distance_transform_edt(~rejected, sampling=gsd_m) <= self.grow_m
+        rejected = grown(np.isin(classes, self.reject), self.grow_m, gsd_m)
         return ~rejected & ~np.isin(classes, UNUSABLE)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from skysense_cli.data.radiometry import baseline_offset
+from skysense_cli.data.radiometry import REFLECTANCE, baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.errors import GridError, SourceError
 from skysense_cli.geo import raster
@@ -124,7 +124,7 @@ class Folder(Source):
             for file in parts:
                 name = _meaning(file.band or "", sensor, extra_bands)
                 if name:
-                    assets[name] = asset(file.path, 1, name not in extra_bands)
+                    assets[name] = asset(file.path, 1, name not in extra_bands or bool(REFLECTANCE.fullmatch(name)))
             missing = [name for name in sensor.band_names if name not in assets]
             if missing:
                 have = ", ".join(sorted(str(file.band) for file in parts))
@@ -134,7 +134,7 @@ class Folder(Source):
         for number, text in enumerate(names, 1):
             name = _meaning(text, sensor, extra_bands)
             if name and name not in assets:
-                assets[name] = asset(parts[0].path, number, name not in extra_bands)
+                assets[name] = asset(parts[0].path, number, name not in extra_bands or bool(REFLECTANCE.fullmatch(name)))
         missing = [name for name in sensor.band_names if name not in assets]
         if missing:
             raise SourceError(
