@@ -13,6 +13,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from skysense_cli.errors import GridError, SkySenseError, SourceError
+from skysense_cli.geo import remote
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
 MOST_BLOCK_BYTES = 1 << 30  # one block is decoded as a whole
@@ -46,32 +47,33 @@ def environment(**changes: str) -> rasterio.Env:
 
 @contextmanager
 def open_raster(path: Place) -> Iterator[DatasetReader]:
-    """The raster at `path`, a local file, a member of a local zip (`zip:///data/a.zip!/b/c.jp2`) or an http(s) url, open for reading.
+    """The raster at `path`, open for reading: a local file, a member of a local zip (`zip:///data/a.zip!/b/c.jp2`), or an address of
+    `geo/remote.py`.
 
-    Raises GridError (SourceError for a url) that names the file: missing, damaged, not of an allowed
+    Raises GridError (SourceError for a remote one) that names the file: missing, damaged, not of an allowed
     format, or with blocks beyond the budget. Errors of reads inside the block name it too.
     """
     name = str(path)
-    with environment(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR" if _is_url(name) else "TRUE"):  # no guesses at side files on a server
+    with environment(**remote.settings(name)):
         try:
             with _open(_address(name)) as dataset:
-                _check_layout(dataset, name)
+                _check_layout(dataset, remote.shown(name))
                 yield dataset
         except (RasterioError, CRSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
             raise failure(name, reason_of(error)) from error
 
 
 def _address(name: str) -> str:
-    """What GDAL is given: an absolute path of a file that is there, /vsicurl/ before an http(s) url, /vsizip/ for a member."""
-    if _is_url(name):
-        return "/vsicurl/" + name
+    """What GDAL is given: an absolute path of a file that is there, /vsizip/ for a member, what `remote` says for an address."""
+    if remote.is_remote(name):
+        return remote.address(name)
     if name.startswith(ZIP):
         archive, _, member = name.removeprefix(ZIP).rpartition("!/")
         if not Path(archive).is_file() or "}" in archive or not member or ".." in member.split("/"):
             raise GridError(f"{name}: no such file in a zip archive")
         return f"/vsizip/{{{Path(archive).absolute()}}}/{member}"
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) or name.startswith("/vsi"):
-        raise GridError(f"{name}: only local files and http(s) urls are opened")
+        raise GridError(f"{name}: only local files, http(s) and s3 addresses are opened")
     path = Path(name)
     if not path.is_file():
         raise GridError(f"{name}: " + ("is a folder, expected a raster" if path.is_dir() else "no such file"))
@@ -83,13 +85,13 @@ def _address(name: str) -> str:
 
 
 def place_of(address: str) -> str:
-    """What `open_raster` was given for an address that it gave to GDAL."""
+    """What `open_raster` was given for an address that it gave to GDAL, as a message may hold it."""
+    if address.startswith("/vsis3/"):
+        return "s3://" + address.removeprefix("/vsis3/")
+    if address.startswith("/vsicurl/"):
+        return remote.shown(address.removeprefix("/vsicurl/"))
     archive, inside, member = address.removeprefix("/vsizip/{").partition("}/")
-    return f"{ZIP}{archive}!/{member}" if inside and address.startswith("/vsizip/{") else address.removeprefix("/vsicurl/")
-
-
-def _is_url(name: str) -> bool:
-    return re.match(r"https?://", name) is not None
+    return f"{ZIP}{archive}!/{member}" if inside and address.startswith("/vsizip/{") else address
 
 
 def _open(address: str) -> DatasetReader:
@@ -123,9 +125,12 @@ def _check_layout(dataset: DatasetReader, name: str) -> None:
 
 
 def failure(name: str, reason: str) -> SkySenseError:
-    """A reader's fault for a file, a source's for an url."""
-    reason = reason.replace("/vsicurl/", "").replace("/vsizip/{", ZIP).replace("}/", "!/").replace(f"{Path(name).name}: ", "")
-    return (SourceError if _is_url(name) else GridError)(f"{name}: {reason}")
+    """A reader's fault for a file, a source's for a remote one."""
+    if remote.is_remote(name):
+        reason = remote.cause(name, reason.replace("/vsicurl/", "").replace("/vsis3/", "s3://"))
+        return SourceError(f"{remote.shown(name)}: {reason}")
+    reason = reason.replace("/vsizip/{", ZIP).replace("}/", "!/").replace(f"{Path(name).name}: ", "")
+    return GridError(f"{name}: {reason}")
 
 
 def reason_of(error: BaseException) -> str:
