@@ -252,3 +252,16 @@ def test_hostile_ids_are_refused_or_harmless(corpus, tmp_path):
         else:
             assert want != "reject", name
             assert [hrefs.identifier(item.id) for item in items] == [item.id for item in items]
+
+
+def test_other_damaged_items_are_refused_in_one_line(corpus, tmp_path):
+    cases = [one for one in catalogues(corpus, tmp_path, 9, "stac/") if not one[0].startswith(("stac/href_", "stac/id_"))]
+    assert len(cases) == 26
+    for name, want, path in cases:
+        try:
+            Stac(url=str(tmp_path / path)).search(S2, None, None)
+        except SourceError as error:
+            assert len(str(error).splitlines()) == 1
+            assert want != "handle" or "page" in name  # a page of items is no item
+        else:
+            assert want != "reject", name

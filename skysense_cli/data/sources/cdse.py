@@ -133,7 +133,9 @@ class Cdse(Source):
             raise SourceError(f"{where} {name} has the id {hrefs.shown(key)}, expected a UUID")
         facts = _facts(product)
         cloud = facts.get("cloud_cover")
-        if self.max_cloud is not None and isinstance(cloud, int | float) and not cloud <= self.max_cloud:
+        if cloud is not None and not (isinstance(cloud, int | float) and 0 <= cloud <= 100):
+            raise SourceError(f"{where} {name} has the cloudCover {cloud!r:.40}, expected 0 to 100")
+        if self.max_cloud is not None and cloud is not None and cloud > self.max_cloud:
             return None
         boxes = _boxes(product.get("GeoFootprint"))
         if bounds is not None and boxes and not any(meets(box, bounds) for box in boxes):

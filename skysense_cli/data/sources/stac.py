@@ -60,9 +60,11 @@ class Stac(Source):
             raise refused or SourceError(f"{self.url}: cannot read the catalogue: {error or type(error).__name__}") from error
         items = []
         for item in found.values():
-            cloud = item.properties.get("eo:cloud_cover")
+            cloud = self._cloud(item)
             cloudy = self.max_cloud is not None and cloud is not None and cloud > self.max_cloud
             time = _time(item)
+            if item.bbox and len(item.bbox) not in (4, 6):
+                raise SourceError(f"{self.url}: item {hrefs.shown(item.id)} has a bbox of {len(item.bbox)} numbers, expected 4 or 6")
             if cloudy or not within(time, period) or (item.bbox and not meets(_flat(item.bbox), bounds)):
                 continue
             items.append(self._item(item, time, sensor, extra_bands))
@@ -83,6 +85,13 @@ class Stac(Source):
         for child in _collections(top, bounds):
             if self.collection in (None, child.id):
                 yield from child.get_items()
+
+    def _cloud(self, item: pystac.Item) -> float | None:
+        """Percent of cloud; None where it is not known, which is not none."""
+        cloud = item.properties.get("eo:cloud_cover")
+        if cloud is not None and not (isinstance(cloud, int | float) and 0 <= cloud <= 100):
+            raise SourceError(f"{self.url}: item {hrefs.shown(item.id)} has the eo:cloud_cover {cloud!r:.40}, expected 0 to 100")
+        return cloud
 
     def _item(self, item: pystac.Item, time: np.datetime64, sensor: Sensor, extra_bands: tuple[str, ...]) -> Item:
         hrefs.identifier(item.id, f"{self.url}: item")

@@ -192,7 +192,6 @@ def test_what_the_server_should_not_have_listed_is_left_out(world, tmp_path):
     world.products = [
         listed("cloudy", b"", cloud=61.0),
         listed("unknown_cloud", b"", cloud=None),
-        listed("nan_cloud", b"", cloud=float("nan")),
         listed("other_year", b"", start="2018-02-12T19:26:51Z"),
         listed("other_place", b"", footprint={"type": "Polygon", "coordinates": FAR[0]}),
         listed("two_places", b"", footprint={"type": "MultiPolygon", "coordinates": [*FAR, AROUND]}),
@@ -215,6 +214,7 @@ def test_the_antimeridian_is_searched_on_both_sides(world, tmp_path):
     [
         ({"Name": "../../evil.SAFE"}, "product id ../../evil.SAFE: is no plain name"),
         ({"Name": None}, "product id None: is no text"),
+        ({"Attributes": [{"Name": "cloudCover", "Value": float("nan")}]}, "has the cloudCover nan, expected 0 to 100"),
         ({"Id": "x)/../../evil"}, r"has the id x\)/../../evil, expected a UUID"),
     ],
 )
