@@ -1,6 +1,7 @@
 """Products as folders or zip archives: their files by name, read where they lie; a hostile archive is refused by name."""
 
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from skysense_cli.data import web
+from skysense_cli.data.hrefs import allowed_for
 from skysense_cli.errors import DataError, SourceError
 from skysense_cli.geo.opening import ZIP
 
 MOST_MEMBERS = 50_000  # a product has some hundreds
 MOST_NAME = 255
 MOST_TEXT_BYTES = 64 << 20
+LIMITS = web.Limits()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +60,25 @@ def open_product(path: Path) -> Product:
 
 
 def read_text(place: str) -> bytes:
-    """The bytes of a small file, given by its path or as `zip://<archive>!/<member>`.
+    """The bytes of a small file, given by its path, as `zip://<archive>!/<member>`, or by a checked http(s) address.
 
-    Raises DataError that names the place: missing, damaged, or beyond 64 MiB.
+    Raises DataError that names the place: missing, damaged, or beyond 64 MiB; SourceError for an address.
     """
+    if re.match(r"https?://", place):
+        return web.persist(lambda: _fetched(place), place, LIMITS)
     with _member(place) as content:
         data = content.read(MOST_TEXT_BYTES + 1)
     if len(data) > MOST_TEXT_BYTES:
         raise DataError(f"{place}: is larger than {MOST_TEXT_BYTES:,} bytes, which no metadata is")
+    return data
+
+
+def _fetched(href: str) -> bytes:
+    with web.request(href, allowed=allowed_for(href), limits=LIMITS) as answer:
+        data = b"".join(web.body_of(answer, LIMITS, MOST_TEXT_BYTES))
+        said = int(answer.headers.get("Content-Length", len(data)))
+    if len(data) < said:
+        raise web.Again(f"ended after {len(data)} of {said} bytes")
     return data
 
 

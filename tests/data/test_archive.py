@@ -1,4 +1,7 @@
+import functools
+import http.server
 import os
+import threading
 import zipfile
 
 import pytest
@@ -54,3 +57,15 @@ def test_a_text_that_unpacks_without_end_is_not_read(tmp_path):
     path = packed(tmp_path / "a.zip", [("a/b", bytes(70 << 20)), ("a/c", b"")], zipfile.ZIP_DEFLATED)
     with pytest.raises(DataError, match=r"a/b: is larger than 67,108,864 bytes, which no metadata is"):
         open_product(path).read("b")
+
+
+def test_a_text_is_read_from_a_server_too(tmp_path):
+    (tmp_path / "a.xml").write_bytes(b"<a/>")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        home = f"http://127.0.0.1:{server.server_port}"
+        assert read_text(f"{home}/a.xml") == b"<a/>"
+        with pytest.raises(SourceError, match=f"^{home}/gone.xml: .*404"):
+            read_text(f"{home}/gone.xml")
+        server.shutdown()

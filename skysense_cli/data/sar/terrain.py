@@ -54,7 +54,11 @@ def _abreast(annotation: Annotation, points: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _ground(records: GroundRange, times: np.ndarray, slant: np.ndarray) -> np.ndarray:
-    """Ground range in metres; between two records of the annotation the two results are mixed by time."""
+    """Ground range in metres; between two records of the annotation the two results are mixed by time.
+
+    The points of the geolocation grid alone fit the nearest record better (0.01 samples instead of 0.36 at most), but
+    records differ by up to 7 samples at far range, and an image made by the nearest would be torn where they change.
+    """
     last = len(records.times_s) - 1
     before = np.clip(np.searchsorted(records.times_s, times, side="right") - 1, 0, max(last - 1, 0))
     after = np.minimum(before + 1, last)

@@ -1,7 +1,7 @@
 """Sentinel products on this machine: SAFE folders or zip archives, read where they lie."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -10,9 +10,9 @@ import numpy as np
 
 from skysense_cli.data.archive import Product, open_product
 from skysense_cli.data.products import listing
+from skysense_cli.data.sar.placing import Placing
 from skysense_cli.data.sources import Bounds, Item, Source, meets, parse_time, within
-from skysense_cli.errors import RecipeError, SourceError
-from skysense_cli.geo import raster
+from skysense_cli.errors import SourceError
 from skysense_cli.sensors import Sensor
 
 Period = tuple[np.datetime64, np.datetime64] | None
@@ -76,33 +76,21 @@ class Safe(Source):
                 continue
             if self.verify:
                 _verify(product, bands)
-            items[item.id] = self._placed(item)
+            items[item.id] = self._placing.placed(item)
         if others and len(others) == len(paths):
             raise SourceError(f"{self.path}: no product of {sensor.name} ({kind}), only {', '.join(sorted(set(others)))}")
         return sorted(items.values(), key=lambda item: (item.time, item.id))
 
     def check_geocoding(self) -> None:
         """Raise RecipeError unless the options say how Sentinel-1 is placed, GridError for a DEM that is not there."""
-        if self.dem is None and self.geocoding == "refuse":
-            raise RecipeError(
-                "source safe: Sentinel-1 GRD without a DEM can be placed on the product's coarse surface of heights only, and ground more "
-                "than 10 m off that surface lands elsewhere. Use terrain-corrected products (sentinel-1-rtc, recommended), give "
-                "`dem: {path: ..., geoid: ...}`, or accept it with `geocoding: ellipsoid`"
-            )
-        if self.dem is not None:
-            for path in (*_paths(self.dem.path), *([self.dem.geoid] if isinstance(self.dem.geoid, str) else [])):
-                raster.describe(path)  # a missing DEM is no fault of a date
+        self._placing.check("source safe")
 
-    def _placed(self, item: Item) -> Item:
-        """The item with what its geocoding needs, and the name of it; only radar needs any."""
-        if not any(asset.radar for asset in item.assets.values()):
-            return item
-        meta = {**item.meta, "geocoding": "range-Doppler" if self.dem else "ellipsoid"}
-        if self.dem is None:
-            return replace(item, meta=meta)
-        dem, geoid = tuple(_paths(self.dem.path)), self.dem.geoid
-        assets = {name: replace(one, radar=replace(one.radar, dem=dem, geoid=geoid)) for name, one in item.assets.items() if one.radar}
-        return replace(item, assets=assets, meta=meta)
+    @property
+    def _placing(self) -> Placing:
+        dem, ellipsoid = self.dem, self.geocoding == "ellipsoid"
+        if dem is None:
+            return Placing(ellipsoid=ellipsoid)
+        return Placing((dem.path,) if isinstance(dem.path, str) else tuple(dem.path), dem.geoid, ellipsoid)
 
 
 # a build asks for the same products block after block
@@ -159,10 +147,6 @@ def _named_outside(name: str, period: Period) -> bool:
     found = NAMED_DAY.search(name)
     time = parse_time(found[1]) if found else None
     return time is not None and period is not None and not within(time, (period[0] - DAY, period[1] + DAY))
-
-
-def _paths(path: str | list[str]) -> list[str]:
-    return [path] if isinstance(path, str) else path
 
 
 build = Safe
