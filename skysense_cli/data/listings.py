@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pystac
+from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
 from skysense_cli.data.hrefs import Allowed, check, is_url, shown
@@ -45,7 +46,13 @@ class ApiIO(StacApiIO):
         self.asked[asked] += 1
         if self.asked[asked] > SAME:
             raise SourceError(f"{self.url}: its pages do not end, {shown(href)} comes again and again")
-        return super().request(href, method, headers, parameters)
+        try:
+            return super().request(href, method, headers, parameters)
+        except APIError as error:
+            refused = refusal_in(error)
+            if refused is None:
+                raise
+            raise SourceError(f"{self.url}: {refused}") from error
 
 
 class StaticIO(ApiIO):

@@ -175,11 +175,24 @@ def body_of(answer: requests.Response, limits: Limits, most_bytes: int) -> Itera
 
 
 class Guarded(HTTPAdapter):
-    """An adapter for any requests session: checks the address of each request, redirects too, and whom it reached."""
+    """An adapter for any requests session: checks the address of each request, redirects too, and whom it reached.
+
+    retries: of what another try may mend; a server that asks to wait long ends them with SourceError
+    """
 
     def __init__(self, allowed: Allowed, *, retries: int = 0) -> None:
         self.allowed = allowed
-        super().__init__(pool_connections=16, pool_maxsize=CONNECTIONS, max_retries=retries)
+        super().__init__(
+            pool_connections=16,
+            pool_maxsize=CONNECTIONS,
+            max_retries=_Patient(
+                total=retries,
+                backoff_factor=0.5,
+                status_forcelist=(*AGAIN, 500, 502, 503, 504),
+                allowed_methods=None,
+                raise_on_status=False,
+            ),
+        )
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **more: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **more)
@@ -189,6 +202,16 @@ class Guarded(HTTPAdapter):
     def send(self, request: requests.PreparedRequest, *given: Any, **more: Any) -> requests.Response:
         check(request.url, self.allowed)
         return super().send(request, *given, **more)
+
+
+class _Patient(urllib3.Retry):
+    """Tries of urllib3, which by themselves sleep for as long as a server says."""
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        wait = super().get_retry_after(response)
+        if wait is not None and wait > Limits.longest_wait_s:
+            raise SourceError(f"answers {response.status} and asks to wait {wait:.0f} s; run the command again later")
+        return wait
 
 
 def _guarded(pool: Any, allowed: Allowed) -> Any:

@@ -22,6 +22,8 @@ def catalogue():
         def do_GET(self):
             asked.append(self.path)
             status, headers, document = answers.get(self.path, (404, {}, {}))
+            if isinstance(status, list):  # one after the other
+                status = status.pop(0) if len(status) > 1 else status[0]
             body = json.dumps(document).encode()
             self.send_response(status)
             for name, value in headers.items():
@@ -108,3 +110,16 @@ def test_pages_that_lead_to_themselves_or_elsewhere_end(catalogue):
             Stac(url=address, collection="c").search(S2, None, None)
         assert len(str(error.value).splitlines()) == 1
     assert reached == [] and asked.count("/page") < 50
+
+
+def test_a_busy_server_is_asked_again_but_not_for_a_day(catalogue):
+    address, _, answers, asked, _ = catalogue
+    answers["/catalog.json"] = ([503, 429, 200], {"Retry-After": "0"}, document())
+    assert Stac(url=f"{address}/catalog.json").search(S2, None, None) == []
+    assert asked == ["/catalog.json"] * 3
+    answers["/catalog.json"] = (429, {"Retry-After": "86400"}, document())
+    with pytest.raises(SourceError, match=f"^{address}/catalog.json: answers 429 and asks to wait [0-9]+ s; run"):
+        Stac(url=f"{address}/catalog.json").search(S2, None, None)
+    answers["/catalog.json"] = (500, {"Retry-After": "0"}, document())
+    with pytest.raises(SourceError, match="cannot read the catalogue"):
+        Stac(url=f"{address}/catalog.json").search(S2, None, None)
