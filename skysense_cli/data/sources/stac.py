@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -11,11 +11,11 @@ import pystac
 import pystac_client
 from pystac_client.exceptions import APIError
 
-from skysense_cli.data import hrefs
+from skysense_cli.data import archives, hrefs
 from skysense_cli.data.listings import ApiIO, StaticIO, refusal_in
 from skysense_cli.data.radiometry import baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
-from skysense_cli.errors import SourceError
+from skysense_cli.errors import RecipeError, SourceError
 from skysense_cli.sensors import Band, Sensor
 from skysense_cli.sensors.sentinel2_l2a import BANDS, OTHERS
 
@@ -35,20 +35,29 @@ FACTS = {
 
 
 class Stac(Source):
-    """Items of a STAC catalogue whose assets are rasters that GDAL opens, on disk or over http.
+    """Items of a STAC catalogue whose assets are rasters that GDAL opens, on disk, over http or in an object store.
 
+    archive: one of `data/archives.py`, instead of the next three; where they are given too, they replace the archive's own
     url: a `catalog.json` or `collection.json` (path or address), or the root of a STAC API
     collection: only items of it; an API needs one
     max_cloud: only items with at most so many percent of cloud, by `eo:cloud_cover`. Always checked here:
         servers differ in the query language, and some answer a query they do not know with nothing
+    buckets: of an object store, to which `s3://` addresses of the catalogue may point; its keys come from the environment
+    endpoint: where that store answers, e.g. https://eodata.dataspace.copernicus.eu; Amazon's by default
     units: what the pixels are, where the catalogue does not say, e.g. "sigma0 linear"
     Bands are found by asset name (`B02`, `blue`, `gamma0_vv` ...) or by the asset's `eo:bands`/`bands`.
     The Sentinel-2 offset follows the processing baseline, unless the catalogue says that it is already removed.
     """
 
-    def __init__(self, *, url: str, collection: str | None = None, max_cloud: float | None = None, units: str | None = None) -> None:
-        self.url, self.collection, self.max_cloud, self.units = url, collection, max_cloud, units
-        self.allowed = hrefs.allowed_for(url)
+    def __init__(self, *, archive: Literal["earth_search", "planetary_computer", "cdse"] | None = None, url: str | None = None,
+                 collection: str | None = None, max_cloud: float | None = None, buckets: tuple[str, ...] = (), endpoint: str = "",
+                 units: str | None = None) -> None:  # fmt: skip
+        place, rules = archives.find(archive, collection) if archive else (archives.Archive(url or ""), archives.Collection(()))
+        self.url, self.collection, self.max_cloud, self.units = url or place.url, collection, max_cloud, units
+        if not self.url:
+            raise RecipeError(f"source stac: give `archive` ({', '.join(archives.ARCHIVES)}) or `url`")
+        self.signed, self.endpoint, self.rules = place.signed, endpoint or place.endpoint, rules
+        self.allowed = hrefs.allowed_for(self.url, buckets=buckets or rules.buckets)
 
     def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: tuple[np.datetime64, np.datetime64] | None,
                extra_bands: tuple[str, ...] = ()) -> list[Item]:  # fmt: skip
@@ -102,7 +111,7 @@ class Stac(Source):
             facts["baseline"] = _baseline_of_name(item)
         applied = next((item.properties[key] for key in OFFSET_APPLIED if key in item.properties), None)
         assets = {}
-        for band in (*sensor.bands, *(NAMED.get(name, Band(name)) for name in extra_bands)):
+        for band in (*sensor.bands, *(NAMED.get(name, Band(name, (f"{name}_20m",))) for name in extra_bands)):
             key, number = self._find(item, band, sensor.kind)
             extra = band.name in extra_bands and band.name not in NAMED
             assets[band.name] = self._asset(item, key, number, sensor, None if extra else (facts["baseline"], applied))
@@ -128,11 +137,12 @@ class Stac(Source):
         """Where the band lies. offset_facts: (baseline, whether the offset is removed), None for an extra band."""
         where = f"{self.url}: item {item.id} keeps {key} at"
         href = hrefs.check(item.assets[key].href, self.allowed, base=item.get_self_href() or self.url, where=where)
+        href = archives.opened_as(href, signed=self.signed, endpoint=self.endpoint)
         if offset_facts is None or sensor.kind != "optical":
             return Asset(href, number)
         raster = _raster_facts(item.assets[key], number)
         scale = float(raster.get("scale", 1e-4)) or 1e-4  # to reflectance
-        baseline, applied = offset_facts
+        baseline, applied = offset_facts if self.rules.offset == "baseline" else (None, None)
         if applied is not None:
             offset = 0.0 if applied in (True, "true", "True") else baseline_offset(baseline or "04.00")
         elif baseline is not None:

@@ -233,3 +233,76 @@ def _wait_for(url: str) -> None:
         except OSError:
             time.sleep(0.1)
     pytest.fail(f"{url} does not answer")
+
+
+def collected(folder: Path, item: dict, collection: str) -> str:
+    """The address of a collection with this one item, whose addresses stay as they are."""
+    (folder / "item.json").write_text(json.dumps(item | {"links": [], "collection": collection}))
+    extent = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [["2015-01-01T00:00:00Z", None]]}}
+    root = {"type": "Collection", "stac_version": "1.0.0", "id": collection, "description": "a", "license": "other", "extent": extent,
+            "links": [{"rel": "item", "href": "./item.json"}]}  # fmt: skip
+    (folder / "collection.json").write_text(json.dumps(root))
+    return str(folder / "collection.json")
+
+
+def test_an_item_of_the_planetary_computer_is_signed_when_it_is_opened(shared_data, tmp_path):
+    """The real document, through the profile: addresses without a signature, facts of the date, the classes."""
+    name = "S2B_MSIL2A_20190629T212529_R043_T06VVN_20201006T080531"
+    url = collected(tmp_path, json.loads((shared_data("stac_items") / f"{name}.json").read_text()), "sentinel-2-l2a")
+    (item,) = Stac(archive="planetary_computer", collection="sentinel-2-l2a", url=url).search(S2, None, None, ("SCL",))
+    assert all(asset.path.startswith("planetary+https://sentinel2l2a01.blob.core.windows.net/") for asset in item.assets.values())
+    assert {asset.offset for asset in item.assets.values()} == {0}
+    assert item.meta["baseline"] == "02.12" and item.meta["relative_orbit"] == 43 and item.meta["orbit_pass"] == "descending"
+    assert item.meta["sun_elevation_deg"] == pytest.approx(90 - 37.9128805)
+
+
+@pytest.mark.parametrize(("declared", "offset"), [(-0.1, -1000), (0.0, 0)])
+def test_collection_1_follows_the_offset_that_its_assets_declare(tmp_path, geotiff, declared, offset):
+    properties = {"s2:processing_baseline": "05.00", "earthsearch:boa_offset_applied": declared != 0}
+    item = s2_item(tmp_path, geotiff, "2021-06-11", **properties)
+    for asset in item["assets"].values():
+        if "raster:bands" in asset:
+            asset["raster:bands"][0]["offset"] = declared
+        asset["href"] = asset["href"].replace("./", f"./{item['id']}/")
+    url = collected(tmp_path, item, "sentinel-2-c1-l2a")
+    (found,) = Stac(archive="earth_search", collection="sentinel-2-c1-l2a", url=url).search(S2, None, None)
+    assert {asset.offset for asset in found.assets.values()} == {offset}
+
+
+@pytest.fixture
+def eodata(catalog, monkeypatch):
+    """An object store with the files of one item, as the Copernicus Data Space keeps them: its address."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    import boto3
+
+    place = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client("s3", endpoint_url=place, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    client.create_bucket(Bucket="eodata")
+    for path in (catalog / "s2" / "S2A_31UES_20210611_0_L2A").glob("*.tif"):
+        client.upload_file(str(path), "eodata", f"Sentinel-2/{path.name}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "only-here")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "kept-secret")
+    yield place
+    server.stop()
+
+
+def test_files_in_the_object_store_of_the_copernicus_data_space(catalog, eodata, tmp_path, capfd):
+    """Addresses as its catalogue writes them (s3://eodata, a band and its metres), read with keys of the environment."""
+    given = json.loads((catalog / "s2" / "S2A_31UES_20210611_0_L2A" / "S2A_31UES_20210611_0_L2A.json").read_text())
+    assets = {}
+    for band in KEYS:
+        metres = "20m" if band in ("B05", "B06", "B07", "B8A", "B11", "B12", "SCL") else "10m"
+        assets[f"{band}_{metres}"] = {"href": f"s3://eodata/Sentinel-2/{band}.tif", "roles": ["data"]}
+    item = given | {"assets": assets, "properties": {"datetime": "2021-06-11T10:50:31Z", "processing:version": "05.00"}}
+    url = collected(tmp_path, item, "sentinel-2-l2a")
+    (found,) = Stac(archive="cdse", collection="sentinel-2-l2a", url=url, endpoint=eodata).search(S2, None, None, ("SCL",))
+    assert found.assets["SCL"].path == f"s3+{eodata}/eodata/Sentinel-2/SCL.tif"
+    grid = make_grid(500000, 5600000, 10, 32, 32, "EPSG:32631")
+    date = acquire(found, S2, grid, bands=S2.band_names, cloud_mask=Scl(S2))
+    assert (date.pixels == 1500).all() and date.valid.all() and date.meta["offset_applied"] == -1000
+    told = "".join(capfd.readouterr()) + repr(found)
+    assert "only-here" not in told and "kept-secret" not in told
+    item["assets"]["B02_10m"]["href"] = "s3://another/B02.tif"
+    with pytest.raises(SourceError, match="keeps B02_10m at s3://another/B02.tif: is in another bucket than eodata"):
+        Stac(archive="cdse", collection="sentinel-2-l2a", url=collected(tmp_path, item, "sentinel-2-l2a")).search(S2, None, None)
