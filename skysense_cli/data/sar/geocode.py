@@ -31,7 +31,7 @@ class Surface:
     def __init__(self, grid: GeolocationGrid) -> None:
         self.grid = grid
         lon = np.rad2deg(np.angle(np.exp(1j * np.deg2rad(grid.lon)).mean()))  # a mean that knows the antimeridian
-        self.frame = f"+proj=aeqd +lat_0={grid.lat.mean():.6f} +lon_0={lon:.6f} +datum=WGS84 +units=m +no_defs"
+        self.frame = f"+proj=stere +lat_0={grid.lat.mean():.6f} +lon_0={lon:.6f} +datum=WGS84 +units=m +no_defs"
         x, y = transformer("EPSG:4326", self.frame).transform(grid.lon, grid.lat)
         self.points = np.stack([x, y], axis=-1)  # (R, C, 2)
 

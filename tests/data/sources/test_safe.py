@@ -14,6 +14,7 @@ from skysense_cli.data.acquire import acquire
 from skysense_cli.data.clouds.none import NoMask
 from skysense_cli.data.clouds.scl import Scl
 from skysense_cli.data.sources import Radar
+from skysense_cli.data.sources.folder import Folder
 from skysense_cli.data.sources.safe import Dem, Safe
 from skysense_cli.errors import GridError, RecipeError, SkySenseError, SourceError
 from skysense_cli.geo.grid import make_grid
@@ -200,6 +201,41 @@ def test_a_product_without_one_polarisation_or_its_noise(grd_product, tmp_path):
     other = product.rename(tmp_path / "other.SAFE")
     with pytest.raises(SourceError, match=r"other.SAFE: has no image of VH .found: VV.; fetch the whole product"):
         Safe(path=str(other), geocoding="ellipsoid").search(GRD, None, None)
+
+
+def test_samples_are_built_from_a_product(grd_product, tmp_path):
+    product = grd_product(tmp_path, {band: [(7900, 11600, np.full((300, 300), 150))] for band in ("VV", "VH")})
+    (tmp_path / "recipe.yaml").write_text(f"""\
+recipe: build-data
+version: 1
+output: {tmp_path}/out
+area: [3.2080, 45.4430, 3.2090, 45.4440]
+period: {{start: 2021-08-01, end: 2021-08-31}}
+grid: {{size_m: 320}}
+modalities:
+  s1:
+    sensor: sentinel1_grd
+    gsd: 10
+    source: {{kind: safe, path: {product}, geocoding: ellipsoid}}
+    dates: {{at_least: 1}}
+splits: {{train: 1.0, val: 0.0, test: 0.0}}
+workers: 1
+""")
+    run = subprocess.run([sys.executable, "-m", "skysense_cli", "build-data", tmp_path / "recipe.yaml"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    path = next((tmp_path / "out").rglob("*.npz"))
+    with np.load(path) as sample:
+        assert sample["s1/items"].tolist() == [S1] and sample["s1/units"] == "sigma0 dB" and sample["s1/pixels"].shape == (1, 2, 32, 32)
+        facts = json.loads(str(sample["s1/meta"][0]))
+        assert np.nanmedian(sample["s1/pixels"]) == pytest.approx(10 * np.log10((150**2 - 850) / 600**2), abs=0.2)
+    assert facts["geocoding"] == "ellipsoid" and facts["relative_orbit"] == 59 and facts["calibration"] == "sigma0, thermal noise removed"
+
+
+def test_the_folder_source_says_that_a_raster_with_control_points_needs_geocoding(shared_data):
+    home = next(shared_data("s1_grd_iw_20180716").iterdir()) / "measurement"
+    (item,) = Folder(path=str(home), pattern=r"iw-(?P<band>v[vh])\.tiff").search(GRD, None, None)
+    with pytest.raises(GridError, match="iw-v[vh].tiff: is placed by 210 ground control points only; geocode it to a grid first"):
+        acquire(item, GRD, make_grid(500000, 2000000, 10, 8, 8, "EPSG:32643"), bands=("VV",), cloud_mask=NoMask(GRD))
 
 
 @pytest.mark.slow
