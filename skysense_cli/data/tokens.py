@@ -65,11 +65,15 @@ class Token(web.Credentials):
         self._refresh, self._refresh_until = str(answer.get("refresh_token", "")), now + _early(answer.get("refresh_expires_in"))
 
     def _ask(self, form: dict[str, str]) -> dict[str, Any]:
-        answer = web.read_json(
-            self.token_url, allowed=self.allowed, limits=web.Limits(read_s=60), form={"client_id": self.account.client, **form}
-        )
+        place = hrefs.shown(self.token_url)
+        try:
+            sent = {"client_id": self.account.client, **form}
+            answer = web.read_json(self.token_url, allowed=self.allowed, limits=web.Limits(read_s=60), form=sent)
+        except SourceError as error:
+            reason = str(error).removeprefix(f"{place}: ")
+            raise SourceError(f"no login at {place} as {self.account.variables}_USERNAME or the netrc say: {reason}") from error
         if not isinstance(answer, dict) or not isinstance(answer.get("access_token"), str):
-            raise SourceError(f"{hrefs.shown(self.token_url)}: answers without an access_token")
+            raise SourceError(f"no login at {place} (it answers without an access_token)")
         return answer
 
 

@@ -274,7 +274,8 @@ def _failures(href: str) -> Iterator[None]:
         raise SourceError(f"{shown(href)}: is no valid address ({type(error).__name__})") from error
     except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, ConnectionError) as error:
         cause = _cause(error)
-        raise Again("breaks off before its end" if cause == "IncompleteRead" else f"the connection failed ({cause})") from error
+        words = {"IncompleteRead": "breaks off before its end", "TimeoutError": "does not answer in time"}
+        raise Again(words.get(cause, f"the connection failed ({cause})")) from error
 
 
 def _cause(error: BaseException) -> str:

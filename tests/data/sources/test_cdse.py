@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from skysense_cli import sensors
+from skysense_cli.console import redact
 from skysense_cli.data import tokens, web
 from skysense_cli.data.acquire import acquire, narrowed
 from skysense_cli.data.clouds.scl import Scl
@@ -348,8 +349,11 @@ def test_a_wrong_password_is_tried_once(world, tmp_path, monkeypatch):
     monkeypatch.setenv("CDSE_USERNAME", "me")
     monkeypatch.setenv("CDSE_PASSWORD", "SECRET-WRONG")
     (item,) = source(world, tmp_path).search(S2, HERE, YEAR)
-    with pytest.raises(SourceError, match=r"/token: answers 401") as error:
+    with pytest.raises(
+        SourceError, match=r"no login at http://127.0.0.1:\d+/token as CDSE_USERNAME or the netrc say: answers 401"
+    ) as error:
         item.ready()
+    assert redact(str(error.value)) == str(error.value)  # nothing in it looks like a secret
     assert len(world.logins) == 1 and "SECRET" not in f"{error.value!r}{error.value.__cause__!r}"
 
 
