@@ -34,7 +34,7 @@ class Acquisition:
     pixels: (C, H, W) in the sensor's dtype and units, its nodata value where there is no data
     valid: (H, W) bool, data, not saturated, and clear by the cloud mask
     data: (H, W) bool, data whether clear or not
-    meta: the item's facts, and what was done to the numbers
+    meta: the item's facts, its units as delivered, and what was done to the numbers
     """
 
     pixels: np.ndarray
@@ -80,7 +80,7 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
     valid = stored.good & cloud_mask.valid(stored.pixels, extra, _pixel_m(grid))
     if moved:
         valid = ndimage.binary_erosion(valid, np.ones((3, 3), bool), border_value=1)
-    return Acquisition(stored.pixels, valid, stored.data, {**item.meta, **stored.facts})
+    return Acquisition(stored.pixels, valid, stored.data, {**item.meta, "units": item.units, **stored.facts})
 
 
 def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float],

@@ -12,6 +12,7 @@ from skysense_cli.data.acquire import Acquisition, acquire
 from skysense_cli.data.coregister import Edges, Limits, Shift
 from skysense_cli.data.dates import bin_of
 from skysense_cli.data.feed import Days, Feed
+from skysense_cli.data.radiometry import Contradiction
 from skysense_cli.data.sources import Item
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import Bounds, make_grid
@@ -150,7 +151,7 @@ def _images(feed: Feed, grid: GeoBox, items: Sequence[Item] | None = None,
         try:
             shift = (shifts or {}).get(item.id, (0.0, 0.0))
             yield item, acquire(item, feed.sensor, grid, bands=bands, cloud_mask=feed.cloud_mask, shift_m=shift)
-        except GridError:
+        except (GridError, Contradiction):
             continue
 
 

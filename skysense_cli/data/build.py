@@ -24,13 +24,15 @@ from skysense_cli.data.feed import bounds_of, days, open_feeds
 from skysense_cli.data.labels import IGNORE, HeldOutFields, LabelPlan, cut, read_classes, warn_of_unlisted
 from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.data.stack import Stack, date_report, read_stack
+from skysense_cli.data.tile_lists import common_length, read_footprints
 from skysense_cli.errors import DataError, GridError, ItemsFailed, SkySenseError
 from skysense_cli.files import TEMPORARY, write_text
 from skysense_cli.geo.grid import WHOLE_PX, Footprint, footprints, lonlat
 from skysense_cli.geo.vectors import read_area
-from skysense_cli.recipe.schema import BuildDataRecipe, LabelSection
+from skysense_cli.recipe.schema import BuildDataRecipe, LabelSection, TileList
 
 LONGEST_DAYS = 366
+APART_M = 0.001
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,23 @@ def make_plan(recipe: BuildDataRecipe) -> Plan:
     _check_sides(recipe)
     if recipe.label is not None:
         warn_of_unlisted(label_plan(recipe.label), read_classes(recipe.label.classes))
-    first, last = days(recipe)
-    if (last - first).astype(int) + 1 > LONGEST_DAYS:
-        console.warn(f"the period spans {(last - first).astype(int) + 1} days, but dates are told apart by day of the year only")
-    all_ = footprints(read_area(recipe.area), crs=grid.crs, size_m=grid.size_m, stride_m=grid.stride_m, anchor=grid.anchor)
+    if recipe.period and (recipe.period.end - recipe.period.start).days + 1 > LONGEST_DAYS:
+        span = (recipe.period.end - recipe.period.start).days + 1
+        console.warn(f"the period spans {span} days, but dates are told apart by day of the year only")
+    buffer_m = recipe.splits.buffer_m
+    if isinstance(recipe.area, TileList):
+        snap_m = common_length([modality.gsd for modality in recipe.modalities.values()])
+        listed = read_footprints(recipe.area.tiles, size_m=grid.size_m, snap_m=snap_m, shifted=recipe.area.gcj02)
+        all_ = list({footprint.id: footprint for footprint in listed}.values())
+        buffer_m = max(buffer_m, APART_M)  # listed tiles may overlap
+        if not all_:
+            raise DataError(f"{recipe.area.tiles}: holds no tile")
+    else:
+        all_ = footprints(read_area(recipe.area), crs=grid.crs, size_m=grid.size_m, stride_m=grid.stride_m, anchor=grid.anchor)
     names = [splits.block_of(footprint, recipe.splits.block) for footprint in all_]
     shares = {name: getattr(recipe.splits, name) for name in splits.SPLITS}
     split_of = splits.assign(names, shares, recipe.splits.seed)
-    out = splits.left_out(all_, [split_of[name] for name in names], recipe.splits.buffer_m)
+    out = splits.left_out(all_, [split_of[name] for name in names], buffer_m)
     members: dict[str, list[Footprint]] = {}
     for footprint, name, skipped in zip(all_, names, out, strict=True):
         if not skipped:
@@ -107,7 +118,7 @@ def build(recipe: BuildDataRecipe, home: Path, digest: str, *, address: str | No
 
 def build_block(recipe: BuildDataRecipe, home: Path, digest: str, block: Block) -> dict[str, Any]:
     """Read, mask, co-register, cut and write the samples of one block, then its index part; its report comes back."""
-    period = days(recipe)
+    period = days(recipe, block.footprints)
     feeds = open_feeds(recipe, block.footprints)
     place, crs = bounds_of(block.footprints), block.footprints[0].crs
     section = recipe.coregister
@@ -116,7 +127,8 @@ def build_block(recipe: BuildDataRecipe, home: Path, digest: str, block: Block) 
     scratch = home / f"scratch-{block.name}{TEMPORARY}"
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        stacks = [read_stack(feed, block.footprints, aligned.get(feed.name, {}), scratch) for feed in feeds]
+        repair = recipe.radiometry == "repair"
+        stacks = [read_stack(feed, block.footprints, aligned.get(feed.name, {}), scratch, repair=repair) for feed in feeds]
         label = label_plan(recipe.label) if recipe.label else None
         classes = read_classes(label.classes) if label else None
         rows, skipped, used = [], {}, {stack.feed.name: Counter[str]() for stack in stacks}
@@ -175,7 +187,7 @@ def _dates(stacks: Sequence[Stack], number: int, footprint: Footprint, recipe: B
     """The series of a footprint, or why it makes no sample."""
     found = {}
     for stack in stacks:
-        series = stack.series(number, footprint, days(recipe))
+        series = stack.series(number, footprint, footprint.days or days(recipe, [footprint]))
         have, least = 0 if series is None else len(series.times), stack.feed.dates.at_least
         if have < least:
             return {}, f"{stack.feed.name}: {have} dates are valid enough, at_least is {least}"
@@ -243,6 +255,7 @@ def _counted(dates: Sequence[dict[str, Any]]) -> dict[str, int]:
         "refused": sum(date.get("decision") == "refused" for date in dates),
         "moved": sum(date.get("decision") == "moved" for date in dates),
         "unreadable": sum(date["dropped"].startswith("unreadable") for date in dates),
+        "radiometry": sum(date["dropped"].startswith("radiometry") for date in dates),
         "not_valid_enough": sum(date["dropped"].startswith(("valid on", "too little clear")) for date in dates),
         "all": len(dates),
     }

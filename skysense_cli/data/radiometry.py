@@ -17,7 +17,16 @@ FLOOR_DB = -35.0  # below the noise of every Sentinel-1 mode
 SATURATED = 65535
 BASELINE_OFFSET = -1000.0  # added to digital numbers since processing baseline 04.00
 REFLECTANCE = re.compile(r"B(0[1-9]|1[0-2]|8A)")  # names of bands that carry reflectance, unlike SCL and other classes
-DARK_BANDS = ("B02", "B03", "B04")  # in these no scene has a negative median reflectance
+DARK_BANDS = ("B02", "B03", "B04")  # in these no scene has a clearly negative median reflectance
+BELOW_ZERO = 150.0  # counts by which dark water may fall below zero
+
+
+class Contradiction(DataError):
+    """The numbers of a date cannot be what its metadata says.   units: what they look like, "" if that is not known"""
+
+    def __init__(self, message: str, units: str = "") -> None:
+        super().__init__(message)
+        self.units = units
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +109,17 @@ def settle_offset(raw: np.ndarray, data: np.ndarray, offset: np.ndarray, bands: 
     """The offset to add, and whether the numbers contradicted the catalogue.
 
     Flags that say whether a source has already removed the baseline offset are wrong at times. Numbers
-    that still carry it lie about 1000 too high, so a visible band whose median is below 1000 does not.
+    that still carry it lie about 1000 too high, so a visible band whose median is clearly below 1000 does not.
     """
     visible = [number for number, name in enumerate(bands) if name in DARK_BANDS and offset[number] == BASELINE_OFFSET]
     if not visible or not data.any():
         return offset, False
-    removed = min(float(np.median(raw[number][data])) for number in visible) < -BASELINE_OFFSET
+    removed = min(float(np.median(raw[number][data])) for number in visible) < -BASELINE_OFFSET - BELOW_ZERO
     return (np.zeros_like(offset), True) if removed else (offset, False)
 
 
 def check_numbers(sensor: Sensor, counts: np.ndarray, data: np.ndarray, name: str, units: str) -> None:
-    """Raise DataError when the numbers cannot be what they are said to be, with a suggestion.
+    """Raise Contradiction when the numbers cannot be what they are said to be, with a suggestion.
 
     counts: (C, H, W) before any clip: (raw + offset) * scale, or dB, or linear power (see `units`).
     The brightest band's median is never below 0.1 x, the darkest band's never above 10 x the typical range,
@@ -127,7 +136,7 @@ def check_numbers(sensor: Sensor, counts: np.ndarray, data: np.ndarray, name: st
     if medians.max() >= 0.1 * low and medians.min() <= 10 * high:
         return
     median = float(medians.max() if medians.max() < 0.1 * low else medians.min())
-    raise DataError(
+    raise Contradiction(
         f"{name}: the median of a band is {median:.4g}, but {sensor.name} stores {sensor.units} with medians from "
         f"{low:g} to {high:g}; {_suggestion(median, sensor)}"
     )
@@ -146,17 +155,19 @@ def _suggestion(median: float, sensor: Sensor) -> str:
 def _check_radar(some: np.ndarray, name: str, units: str) -> None:
     low, median, high = (float(np.nanpercentile(some, share)) for share in (1, 50, 99))
     if units.endswith("linear") and low < -1:  # power that noise was taken off may be a little below 0
-        raise DataError(
-            f"{name}: is said to be linear power, but 1 % of its numbers lie below {low:.3g}; looks like dB: set units: '{units[:6]} dB'"
+        raise Contradiction(
+            f"{name}: is said to be linear power, but 1 % of its numbers lie below {low:.3g}; looks like dB: set units: '{units[:6]} dB'",
+            f"{units[:6]} dB",
         )
     if units.endswith("dB") and low >= 0 and high < 100:
-        raise DataError(
+        raise Contradiction(
             f"{name}: is said to be dB, but its numbers run from {low:.3g} to {high:.3g}; looks like linear power: "
-            f"set units: '{units[:6]} linear'"
+            f"set units: '{units[:6]} linear'",
+            f"{units[:6]} linear",
         )
     decibels = 10 * np.log10(max(median, 1e-12)) if units.endswith("linear") else median
     if not -60 <= decibels <= 20:
-        raise DataError(
+        raise Contradiction(
             f"{name}: the median backscatter would be {decibels:.0f} dB; looks like uncalibrated numbers, "
             "which have no use before calibration"
         )

@@ -1,19 +1,24 @@
 """All dates of one modality over a block, read once each and kept on disk, so that memory holds one date."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from odc.geo.geobox import GeoBox
 
 from skysense_cli import console
-from skysense_cli.data.acquire import acquire
+from skysense_cli.data.acquire import Acquisition, acquire
 from skysense_cli.data.align import Alignment
 from skysense_cli.data.dates import choose
 from skysense_cli.data.feed import Days, Feed, bounds_of
+from skysense_cli.data.gate import Look, look
+from skysense_cli.data.radiometry import Contradiction
 from skysense_cli.data.sample import Series
-from skysense_cli.data.sources import Item
+from skysense_cli.data.sources import Item, within
+from skysense_cli.data.verdicts import corrected, facts_of, refusal, settled, verdicts
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import Footprint, make_grid
 
@@ -36,12 +41,13 @@ class Stack:
     notes: list[str]
 
     def series(self, number: int, footprint: Footprint, period: Days) -> Series | None:
-        """The dates of footprint `number` that the recipe keeps; None when there is none."""
+        """The dates of footprint `number` within the period that the recipe keeps; None when there is none."""
         feed, rule = self.feed, self.feed.dates
         times = np.array([item.time for item in feed.items], "datetime64[s]")
         ids = [item.id for item in feed.items]
+        shares = np.where([within(time, period) for time in times], self.shares[:, number], 0)
         kept = choose(
-            times, self.shares[:, number], ids, period, at_most=rule.at_most, min_valid=rule.min_valid, spread=rule.spread
+            times, shares, ids, period, at_most=rule.at_most, min_valid=rule.min_valid, spread=rule.spread
         )  # fmt: skip
         if not kept:
             return None
@@ -60,10 +66,12 @@ class Stack:
         )
 
 
-def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[str, Alignment], folder: Path) -> Stack:
+def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[str, Alignment], folder: Path,
+               *, repair: bool = False) -> Stack:  # fmt: skip
     """Read every item of `feed` over the block once and keep what some footprint may use.
 
-    A file that cannot be read costs its date, is warned about and noted; so does a refused match.
+    A file that cannot be read costs its date, is warned about and noted; so do a refused match and numbers that
+    deny their metadata, unless `repair`. Numbers of all dates that do end the block: the recipe is wrong then.
     Raises DataError or SourceError for what is wrong with the recipe or the network.
     """
     left, bottom, right, top = bounds_of(footprints)
@@ -73,6 +81,8 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
     pixels = _mapped(folder / f"{feed.name}-pixels.npy", feed.sensor.dtype, (count, len(feed.bands), *grid.shape))
     valid = _mapped(folder / f"{feed.name}-valid.npy", "bool", (count, *grid.shape))
     shares, meta, notes = np.zeros((count, len(footprints))), [], []
+    looks: list[Look | None] = [None] * count
+    denied: list[Contradiction] = []
     for number, item in enumerate(feed.items):
         alignment = alignments.get(item.id)
         facts = _facts(alignment, feed.gsd)
@@ -81,11 +91,15 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
             notes.append(_refusal(alignment))
             continue
         try:
-            shift = alignment.shift_m if alignment else (0.0, 0.0)
-            date = acquire(item, feed.sensor, grid, bands=feed.bands, cloud_mask=feed.cloud_mask, shift_m=shift)
+            date = settled(_reader(feed, grid, alignment), item, repair=repair)
         except GridError as error:
             console.warn(f"{feed.name}: {item.id} is left out: {error}")
             notes.append(f"unreadable: {error}")
+            continue
+        except Contradiction as error:
+            console.warn(f"{feed.name}: {item.id} is refused: {error}")
+            notes.append(f"radiometry: {error}")
+            denied.append(error)
             continue
         facts.update(date.meta)
         shares[number] = [float(date.valid[place].mean()) for place in windows]
@@ -94,7 +108,38 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
         notes.append(note)
         if not note:
             pixels[number], valid[number] = date.pixels, date.valid
-    return Stack(feed, left, top, pixels, valid, shares, meta, notes)
+            looks[number] = look(date.pixels, date.valid)
+    if denied and len(denied) == count:
+        raise denied[0]
+    stack = Stack(feed, left, top, pixels, valid, shares, meta, notes)
+    _compare(stack, looks, grid, alignments, repair)
+    return stack
+
+
+def _reader(feed: Feed, grid: GeoBox, alignment: Alignment | None) -> Callable[[Item], Acquisition]:
+    shift = alignment.shift_m if alignment else (0.0, 0.0)
+    return partial(acquire, sensor=feed.sensor, grid=grid, bands=feed.bands, cloud_mask=feed.cloud_mask, shift_m=shift)
+
+
+def _compare(stack: Stack, looks: Sequence[Look | None], grid: GeoBox, alignments: Mapping[str, Alignment], repair: bool) -> None:
+    """Refuse or repair the dates that stand apart from the others of their season, and keep in the meta that they were compared."""
+    feed = stack.feed
+    for number, verdict in enumerate(verdicts(feed.sensor, feed.items, looks)):
+        if looks[number] is None or feed.sensor.kind == "rgb":
+            continue
+        item, facts = feed.items[number], stack.meta[number]
+        facts.update(facts_of(verdict))
+        if verdict.sound:
+            continue
+        if repair:
+            other, what = corrected(verdict, item, feed.bands)
+            date = _reader(feed, grid, alignments.get(item.id))(other)
+            facts.update(date.meta, repaired=what)
+            stack.pixels[number], stack.valid[number] = date.pixels, date.valid
+            console.warn(f"{feed.name}: {item.id} is repaired ({what}): {refusal(verdict, item)}")
+            continue
+        stack.notes[number], stack.shares[number] = f"radiometry: {refusal(verdict, item)}", 0
+        console.warn(f"{feed.name}: {item.id} is refused: {refusal(verdict, item)}")
 
 
 def window(footprint: Footprint, left: float, top: float, gsd: float) -> tuple[slice, slice]:
@@ -113,7 +158,9 @@ def date_report(stack: Stack, alignments: Mapping[str, Alignment], used: Mapping
         if item.id in alignments:
             entry.update(_facts(alignments[item.id], stack.feed.gsd))
         facts = stack.meta[number]
-        entry.update({name: facts[name] for name in ("clipped_share", "floored_share", "offset_applied") if name in facts})
+        entry.update(
+            {name: facts[name] for name in ("clipped_share", "floored_share", "offset_applied", "level_shift", "repaired") if name in facts}
+        )
         entry["dropped"] = stack.notes[number] or ("" if entry["samples"] else _spared(stack, item))
         entries.append(entry)
     return entries
