@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skysense_cli import console
 from skysense_cli.core.batch import Batch
+from skysense_cli.core.completion import SHRINK
 from skysense_cli.core.encoders import TABLES, Encoder
 from skysense_cli.core.heads import Head
 from skysense_cli.core.model import Lift, NoGeoContext, SkySense
@@ -74,6 +75,13 @@ class LoadedBundle:
     def colors(self) -> tuple[tuple[int, int, int], ...]:
         """Red, green and blue by class id."""
         return tuple(fact.color for fact in self.spec.classes)
+
+    @property
+    def without_task(self) -> str | None:
+        """Why no task can be asked of it, as the rest of a sentence; None when it has the head of a task."""
+        if self.spec.head is not None:
+            return None
+        return f"has no head (stage {self.spec.stage})" if self.head is None else "has a head that answers prompts and knows no classes"
 
     @property
     def unit_m(self) -> float:
@@ -208,8 +216,16 @@ def unit_m(inputs: Mapping[str, Input], stride: Mapping[str, int]) -> float:
 
 
 def strides(model: SkySense) -> dict[str, int]:
-    """Modality -> pixels per position of its encoder's last map."""
-    return {name: cast(Encoder, encoder).stride for name, encoder in model.encoders.items()}
+    """Modality -> pixels that an image's sides must be multiples of: one step of its encoder.
+
+    With a completion so many steps that the cells along them are whole squares of its code book.
+    """
+    square = 1 if model.completion is None else SHRINK
+    steps = {}
+    for name in model.encoders:
+        encoder, lift = model.parts(name)
+        steps[name] = encoder.stride * square // math.gcd(square, lift.scale)
+    return steps
 
 
 def keep_modalities(section: ModelSection, modalities: Sequence[str], has: str) -> ModelSection:

@@ -27,8 +27,8 @@ def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> tuple[SceneJ
 
     Raises BundleError for a bundle whose head draws no map, RecipeError and GridError when the scene does not fit.
     """
-    if bundle.head is None:
-        raise BundleError(f"{bundle.path} has no head (stage {bundle.spec.stage}); fine-tune it first, or use map-prototypes")
+    if bundle.head is None or bundle.without_task:
+        raise BundleError(f"{bundle.path} {bundle.without_task}; fine-tune it first, or use map-prototypes")
     if bundle.head.output != "raster":
         raise BundleError(f"{bundle.path}: its head gives a {bundle.head.output}, only raster heads draw maps")
     anchor = bundle.spec.model.anchor

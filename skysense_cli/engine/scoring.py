@@ -60,8 +60,8 @@ def subject(recipe: EvaluateRecipe, device: str) -> BundleSubject | MapSubject:
     if recipe.map is not None:
         return MapSubject(recipe, recipe.map, gather_labelled(recipe.data, tuple(recipe.data.dates), None, recipe.data.split))
     bundle = load_bundle(cast(Path, recipe.bundle), device)
-    if bundle.head is None:
-        raise RecipeError(f"evaluate: {recipe.bundle} has no head to score; fine-tune it first")
+    if bundle.without_task:
+        raise RecipeError(f"evaluate: {recipe.bundle} {bundle.without_task}; fine-tune it first")
     data = gather_labelled(recipe.data, tuple(bundle.inputs), bundle.classes, recipe.data.split)
     data = data.as_trained(bundle.inputs, str(recipe.bundle))
     check_cells(data.size_m, data.inputs, strides(bundle.model), bundle.spec.model.cell_m)

@@ -94,7 +94,7 @@ output: {tmp_path}/scores
 bundle: {tmp_path}/pretrain/bundle
 data: {{index: {dataset.index}, dates: {{s2: 4, s1: 2}}}}
 """)
-    with pytest.raises(RecipeError, match="has no head to score"):
+    with pytest.raises(RecipeError, match=r"has no head \(stage pretrain\); fine-tune it first"):
         evaluate_command(load(tmp_path / "e.yaml", "evaluate", Options()), Options())
 
 
