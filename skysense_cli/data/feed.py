@@ -47,7 +47,7 @@ def open_feeds(recipe: BuildDataRecipe, footprints: Sequence[Footprint]) -> list
         whole = sensors.get(section.sensor)
         sensor = narrowed(whole, section.bands) if section.bands else whole
         mask = section.cloud_mask.build(sensor)
-        items = section.source.build().search(sensor, place, days(recipe), mask.extra_bands)
+        items = section.source.build().search(sensor, place, days(recipe, footprints), mask.extra_bands)
         feeds.append(Feed(name, sensor, section.gsd, mask, section.dates, tuple(items)))
     return feeds
 
@@ -59,6 +59,9 @@ def bounds_of(footprints: Sequence[Footprint]) -> Bounds:
     return float(low[0]), float(low[1]), float(high[2]), float(high[3])
 
 
-def days(recipe: BuildDataRecipe) -> Days:
-    """First and last day of the recipe's period."""
+def days(recipe: BuildDataRecipe, footprints: Sequence[Footprint]) -> Days:
+    """First and last day of the recipe's period, or of all periods of footprints that have their own."""
+    if recipe.period is None:
+        own = [footprint.days for footprint in footprints if footprint.days]
+        return min(first for first, _ in own), max(last for _, last in own)
     return np.datetime64(recipe.period.start), np.datetime64(recipe.period.end)

@@ -3,7 +3,7 @@
 `crs` is a text everywhere: `EPSG:n` or WKT2; "" means not georeferenced.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -54,7 +54,10 @@ def bounds_of(grid: GeoBox) -> Bounds:
 
 @dataclass(frozen=True)
 class Footprint:
-    """A square on the ground. row (southward) and col (eastward) count strides from the anchor; they may be negative."""
+    """A square on the ground. row (southward) and col (eastward) count strides from the anchor; they may be negative.
+
+    days: first and last of its own, both inclusive, where it has some; they are part of its id, as `_20190401_20191031`
+    """
 
     crs: str
     left: float
@@ -62,12 +65,14 @@ class Footprint:
     size_m: float
     row: int
     col: int
+    days: tuple[np.datetime64, np.datetime64] | None = None
 
     @property
     def id(self) -> str:
         """Name of the place, e.g. `32631_504320_5621120`: EPSG number and upper left corner in metres."""
         prefix = self.crs.removeprefix("EPSG:") if self.crs.startswith("EPSG:") else "grid"
-        return f"{prefix}_{_number(self.left)}_{_number(self.top)}"
+        period = "".join(f"_{str(day).replace('-', '')}" for day in self.days or ())
+        return f"{prefix}_{_number(self.left)}_{_number(self.top)}{period}"
 
     @property
     def bounds(self) -> Bounds:
@@ -104,6 +109,30 @@ def footprints(area: BaseGeometry, *, crs: str, size_m: float, stride_m: float |
     if not found:
         raise GridError(f"no footprint of {size_m:g} m touches the area {_brief(area.bounds)}")
     return found
+
+
+def footprints_at(lon: np.ndarray, lat: np.ndarray, *, size_m: float, snap_m: float,
+                  periods: Sequence[tuple[np.datetime64, np.datetime64] | None]) -> list[Footprint]:  # fmt: skip
+    """Footprints around places (N,) in degrees, each in the UTM zone of its centre, in the order of the places.
+
+    Corners are moved to whole multiples of `snap_m`, so centres lie within half of it, in x and in y, of their places.
+    row and col count sizes from the zone's origin to the corner; several footprints may share them.
+    periods: their days, see `Footprint`
+    Raises GridError for a place beyond 80 S or 84 N.
+    """
+    beyond = np.flatnonzero(~((lat >= -80) & (lat <= 84)))
+    if beyond.size:
+        raise GridError(f"UTM ends at 80 S and 84 N, lon {lon[beyond[0]]:.4f}, lat {lat[beyond[0]]:.4f} lies beyond")
+    zones = _utm_epsg(lon, lat)
+    left, top = np.empty(len(zones)), np.empty(len(zones))
+    for zone in np.unique(zones).tolist():
+        here = zones == zone
+        x, y = transformed("EPSG:4326", f"EPSG:{zone}", lon[here], lat[here])
+        left[here], top[here] = (np.round(edge / snap_m) * snap_m for edge in (x - size_m / 2, y + size_m / 2))
+    left, top = left.round(6), top.round(6)
+    rows, columns = np.floor(-top / size_m + WHOLE_PX).astype(int), np.floor(left / size_m + WHOLE_PX).astype(int)
+    places = zip(zones.tolist(), left.tolist(), top.tolist(), rows.tolist(), columns.tolist(), periods, strict=True)
+    return [Footprint(f"EPSG:{zone}", x, y, size_m, row, column, days) for zone, x, y, row, column, days in places]
 
 
 def utm_epsg(lon: float, lat: float) -> int:

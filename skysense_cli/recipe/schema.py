@@ -77,6 +77,14 @@ class Period(Section):
 # build-data
 
 
+class TileList(Section):
+    """A published list of Web-Mercator tiles with months (JSON lines or LMDB): a footprint of `grid.size_m` around each
+    centre, with its own period. `gcj02`: the tiles are those of a Chinese map."""
+
+    tiles: Annotated[Path, Input()]
+    gcj02: bool = False
+
+
 class GridSection(Section):
     """Footprints. `anchor`: their origin is 0, the area's corner, or [x, y] in CRS units."""
 
@@ -193,8 +201,8 @@ class BuildDataRecipe(Section):
     recipe: Literal["build-data"]
     version: Literal[1]
     output: Path
-    area: Annotated[Path | tuple[float, float, float, float], Input()]
-    period: Period
+    area: Annotated[Path | tuple[float, float, float, float] | TileList, Input()]
+    period: Period | None = None
     grid: GridSection = GridSection()
     modalities: Annotated[dict[Name, ModalityBuild], Field(min_length=1)]
     coregister: CoregisterSection | None = None
@@ -207,6 +215,17 @@ class BuildDataRecipe(Section):
     @model_validator(mode="after")
     def _reference_known(self) -> "BuildDataRecipe":
         _require_reference(self.coregister, self.modalities)
+        return self
+
+    @model_validator(mode="after")
+    def _one_period(self) -> "BuildDataRecipe":
+        listed = isinstance(self.area, TileList)
+        if listed and self.period is not None:
+            raise misplaced(("period",), "cannot stand beside a list of tiles, each of which has its own")
+        if not listed and self.period is None:
+            raise misplaced(("period",), "the period is missing")
+        if listed and (self.grid.crs != "utm" or self.grid.anchor != 0 or self.grid.stride_m is not None):
+            raise misplaced(("grid",), "takes only size_m beside a list of tiles: crs, anchor and stride_m follow from the tiles")
         return self
 
 

@@ -290,3 +290,51 @@ def test_the_real_patch_in_belgium(shared_data, tmp_path):
     held = sum(int((label.held_out != 255).sum()) for label in labels if label)
     kept = sum(int((label.raster != 255).sum()) for label in labels if label)
     assert held + kept == 1378 + 413 + 294 + 1387 and 0.4 < held / kept < 2.5
+
+
+def test_listed_tiles_become_samples_with_their_own_periods(archive, tmp_path):
+    """Two neighbours, one of them listed for two periods; all on the grid of the scenes."""
+    tile = {"x": 133261, "y": 88282, "z": 18}  # 94 m wide on the ground, near the middle of the scenes
+    listed = [tile | {"date_min": "202101", "date_max": "202104"}, tile | {"date_min": "2021-07", "date_max": "2021-10"}]
+    listed += [listed[0], listed[1] | {"x": tile["x"] + 4}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(one) + "\n" for one in listed))
+    home = tmp_path / "out"
+    recipe = recipe_of(archive, area={"tiles": tmp_path / "list.jsonl"}, grid={"size_m": 320.0}, period=None, coregister=None, label=None,
+                       splits={"train": 1.0, "val": 0.0, "test": 0.0})  # fmt: skip
+    build(recipe, home, "digest")
+    rows = index.read(home / "index")
+    days = {row.id: [date[:10].replace("-", "") for date in row.dates["s2"]] for row in rows}
+    spring = [name for name in days if name.endswith("_20210101_20210430")]
+    autumn = [name for name in days if name.endswith("_20210701_20211031")]
+    assert len(spring) == 1 and len(autumn) == 2 and len(days) == 3
+    assert days[spring[0]] == ["20210215", "20210401"]
+    assert all(days[name] == ["20210711", "20210830", "20211025"] for name in autumn)
+    for row in rows:
+        npz.check(home / row.path)
+        assert row.bounds[0] % 20 == 0 and row.bounds[3] % 20 == 0
+
+
+def test_overlapping_tiles_never_lie_in_two_splits(archive, tmp_path):
+    tiles = [{"x": 133261 + k, "y": 88282 + j, "z": 18, "date_min": "202101", "date_max": "202112"} for k in range(12) for j in range(12)]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(one) + "\n" for one in tiles))
+    recipe = recipe_of(archive, area={"tiles": tmp_path / "list.jsonl"}, grid={"size_m": 320.0}, period=None, splits__block=1)
+    plan = make_plan(recipe)
+    assert plan.left_out > 0 and len({block.split for block in plan.blocks}) > 1
+    for block in plan.blocks:
+        for other in plan.blocks:
+            if block.split != other.split:
+                for a in block.footprints:
+                    assert all(max(abs(a.left - b.left), abs(a.top - b.top)) >= 320 for b in other.footprints)
+
+
+def test_a_list_of_tiles_stands_alone(archive, tmp_path):
+    (tmp_path / "list.jsonl").write_text("")
+    tiles = {"area": {"tiles": tmp_path / "list.jsonl"}, "grid": {"size_m": 320.0}}
+    with pytest.raises(ValueError, match="cannot stand beside a list of tiles"):
+        recipe_of(archive, **tiles)
+    with pytest.raises(ValueError, match="takes only size_m beside a list of tiles"):
+        recipe_of(archive, area=tiles["area"], period=None)
+    with pytest.raises(ValueError, match="the period is missing"):
+        recipe_of(archive, period=None)
+    with pytest.raises(DataError, match=r"list.jsonl: holds no tile"):
+        make_plan(recipe_of(archive, **tiles, period=None))
