@@ -14,6 +14,7 @@ from typing import IO
 from skysense_cli.data import web
 from skysense_cli.data.hrefs import allowed_for
 from skysense_cli.errors import DataError, SourceError
+from skysense_cli.geo import remote
 from skysense_cli.geo.opening import ZIP
 
 MOST_MEMBERS = 50_000  # a product has some hundreds
@@ -64,8 +65,11 @@ def read_text(place: str) -> bytes:
 
     Raises DataError that names the place: missing, damaged, or beyond 64 MiB; SourceError for an address.
     """
-    if re.match(r"https?://", place):
-        return web.persist(lambda: _fetched(place), place, LIMITS)
+    if remote.is_remote(place):
+        href = remote.address(place).removeprefix("/vsicurl/")
+        if not re.match(r"https?://", href):
+            raise SourceError(f"{remote.shown(place)}: metadata is read from http(s) addresses only, not from an object store")
+        return web.persist(lambda: _fetched(href), remote.shown(place), LIMITS)
     with _member(place) as content:
         data = content.read(MOST_TEXT_BYTES + 1)
     if len(data) > MOST_TEXT_BYTES:

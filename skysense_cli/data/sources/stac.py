@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from pystac_client.exceptions import APIError
 from skysense_cli.data import archives, hrefs
 from skysense_cli.data.listings import ApiIO, StaticIO, refusal_in
 from skysense_cli.data.radiometry import baseline_offset
+from skysense_cli.data.sar.placing import Placing, radar_of
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.errors import RecipeError, SourceError
 from skysense_cli.sensors import Band, Sensor
@@ -34,6 +36,14 @@ FACTS = {
 }  # fact of a date -> properties it is read from, the first that is there
 
 
+@dataclass(frozen=True)
+class Dem:
+    """Heights of the ground for Sentinel-1 GRD, as of the source `safe`."""
+
+    path: str | list[str]
+    geoid: float | str
+
+
 class Stac(Source):
     """Items of a STAC catalogue whose assets are rasters that GDAL opens, on disk, over http or in an object store.
 
@@ -45,19 +55,24 @@ class Stac(Source):
     buckets: of an object store, to which `s3://` addresses of the catalogue may point; its keys come from the environment
     endpoint: where that store answers, e.g. https://eodata.dataspace.copernicus.eu; Amazon's by default
     units: what the pixels are, where the catalogue does not say, e.g. "sigma0 linear"
+    dem, geocoding: how Sentinel-1 GRD is placed, as of the source `safe`; it is calibrated by the annotations that the
+        catalogue lists, and refused where it lists none
     Bands are found by asset name (`B02`, `blue`, `gamma0_vv` ...) or by the asset's `eo:bands`/`bands`.
     The Sentinel-2 offset follows the processing baseline, unless the catalogue says that it is already removed.
     """
 
     def __init__(self, *, archive: Literal["earth_search", "planetary_computer", "cdse"] | None = None, url: str | None = None,
                  collection: str | None = None, max_cloud: float | None = None, buckets: tuple[str, ...] = (), endpoint: str = "",
-                 units: str | None = None) -> None:  # fmt: skip
+                 units: str | None = None, dem: Dem | None = None,
+                 geocoding: Literal["refuse", "ellipsoid"] = "refuse") -> None:  # fmt: skip
         place, rules = archives.find(archive, collection) if archive else (archives.Archive(url or ""), archives.Collection(()))
         self.url, self.collection, self.max_cloud, self.units = url or place.url, collection, max_cloud, units
         if not self.url:
             raise RecipeError(f"source stac: give `archive` ({', '.join(archives.ARCHIVES)}) or `url`")
         self.signed, self.endpoint, self.rules = place.signed, endpoint or place.endpoint, rules
         self.allowed = hrefs.allowed_for(self.url, buckets=buckets or rules.buckets)
+        paths = () if dem is None else (dem.path,) if isinstance(dem.path, str) else tuple(dem.path)
+        self.placing = Placing(paths, dem.geoid if dem else 0.0, geocoding == "ellipsoid")
 
     def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: tuple[np.datetime64, np.datetime64] | None,
                extra_bands: tuple[str, ...] = ()) -> list[Item]:  # fmt: skip
@@ -117,7 +132,21 @@ class Stac(Source):
             assets[band.name] = self._asset(item, key, number, sensor, None if extra else (facts["baseline"], applied))
         units = self.units or _units(item, assets, sensor)
         meta = {name: value for name, value in facts.items() if value is not None}
-        return Item(item.id, time, assets, units, meta)
+        found = Item(item.id, time, assets, units, meta)
+        return self._calibrated(item, found) if sensor.kind == "sar" and units == "DN" else found
+
+    def _calibrated(self, item: pystac.Item, found: Item) -> Item:
+        """The item with what calibrates and places it, or as it is where the catalogue lists no annotations."""
+        places = {key: self._place(item, key) for key in item.assets if key.startswith("schema")}
+        radar = {band: radar_of(places, band) for band in found.assets}
+        if not all(radar.values()):
+            return found
+        self.placing.check(f"source stac: item {found.id}")
+        noise = all(one and one.noise for one in radar.values())
+        calibration = "sigma0, thermal noise removed" if noise else "sigma0, thermal noise not annotated"
+        assets = {band: replace(asset, radar=radar[band]) for band, asset in found.assets.items()}
+        meta = {**found.meta, "calibration": calibration}
+        return self.placing.placed(replace(found, assets=assets, units="sigma0 linear", meta=meta))
 
     def _find(self, item: pystac.Item, band: Band, kind: str) -> tuple[str, int]:
         """(asset key, band number): by the asset's name first, then by the names of its bands."""
@@ -133,11 +162,15 @@ class Stac(Source):
                     return key, number
         raise SourceError(f"{self.url}: item {item.id} has no asset for band {band.name} (assets: {', '.join(list(item.assets)[:30])})")
 
-    def _asset(self, item: pystac.Item, key: str, number: int, sensor: Sensor, offset_facts: tuple[Any, Any] | None) -> Asset:
-        """Where the band lies. offset_facts: (baseline, whether the offset is removed), None for an extra band."""
+    def _place(self, item: pystac.Item, key: str) -> str:
+        """The checked address of an asset, as it is opened."""
         where = f"{self.url}: item {item.id} keeps {key} at"
         href = hrefs.check(item.assets[key].href, self.allowed, base=item.get_self_href() or self.url, where=where)
-        href = archives.opened_as(href, signed=self.signed, endpoint=self.endpoint)
+        return archives.opened_as(href, signed=self.signed, endpoint=self.endpoint)
+
+    def _asset(self, item: pystac.Item, key: str, number: int, sensor: Sensor, offset_facts: tuple[Any, Any] | None) -> Asset:
+        """Where the band lies. offset_facts: (baseline, whether the offset is removed), None for an extra band."""
+        href = self._place(item, key)
         if offset_facts is None or sensor.kind != "optical":
             return Asset(href, number)
         raster = _raster_facts(item.assets[key], number)

@@ -147,7 +147,7 @@ def test_who_says_what_about_the_offset(tmp_path, geotiff, properties, offset):
         ("S2B_MSIL2A_20190629T212529_R043_T06VVN_20201006T080531", S2, ("SCL",), "reflectance*10000", "B8A_20m.tif"),
         ("S2A_T07HFE_20190212T192646_L2A", S2, (), "reflectance*10000", "B8A_20m.tif"),
         ("S1A_20200103_17RMJ_ASC", RTC, (), "gamma0 linear", "Gamma0_VH.tif"),
-        ("S1A_IW_GRDH_1SDV_20210809T173953", GRD, (), "DN", "-002.tiff"),
+        ("S1A_IW_GRDH_1SDV_20210809T173953", GRD, (), "sigma0 linear", "-002.tiff"),
     ],
 )
 def test_items_of_real_archives(shared_data, tmp_path, name, sensor, extra, units, asset):
@@ -159,7 +159,7 @@ def test_items_of_real_archives(shared_data, tmp_path, name, sensor, extra, unit
         one.href = re.sub(r"^s3://", "https://s3.example.org/", one.href)
         one.href = one.href if "://" in one.href else f"https://s3.example.org/{one.href}"
     root.normalize_and_save(str(tmp_path), pystac.CatalogType.SELF_CONTAINED)
-    (item,) = Stac(url=str(tmp_path / "catalog.json")).search(sensor, None, None, extra)
+    (item,) = Stac(url=str(tmp_path / "catalog.json"), geocoding="ellipsoid").search(sensor, None, None, extra)
     assert item.units == units
     assert item.assets[sensor.band_names[-3 if sensor is S2 else -1]].path.endswith(asset)
     assert item.assets[sensor.band_names[0]].offset == 0
