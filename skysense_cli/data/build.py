@@ -46,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe asks for.   left_out: footprints that lie too near to another split"""
+    """What a recipe asks for.   left_out: footprints that lie too near to another split, or in no region"""
 
     blocks: tuple[Block, ...]
     left_out: int
@@ -79,16 +79,13 @@ def make_plan(recipe: BuildDataRecipe) -> Plan:
             raise DataError(f"{recipe.area.tiles}: holds no tile")
     else:
         all_ = footprints(read_area(recipe.area), crs=grid.crs, size_m=grid.size_m, stride_m=grid.stride_m, anchor=grid.anchor)
-    names = [splits.block_of(footprint, recipe.splits.block) for footprint in all_]
-    shares = {name: getattr(recipe.splits, name) for name in splits.SPLITS}
-    split_of = splits.assign(names, shares, recipe.splits.seed)
-    out = splits.left_out(all_, [split_of[name] for name in names], buffer_m)
+    shares, left_out = splits.planned(all_, recipe.splits, buffer_m)
     members: dict[str, list[Footprint]] = {}
-    for footprint, name, skipped in zip(all_, names, out, strict=True):
-        if not skipped:
-            members.setdefault(name, []).append(footprint)
+    for share in shares:
+        members.setdefault(share.block, []).append(share.footprint)
+    split_of = {share.block: share.split for share in shares}
     blocks = [Block(name, split_of[name], tuple(members[name])) for name in sorted(members)]
-    return Plan(tuple(blocks), int(out.sum()))
+    return Plan(tuple(blocks), left_out)
 
 
 def build(recipe: BuildDataRecipe, home: Path, digest: str, *, address: str | None = None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def bounds_of(footprints: Sequence[Footprint]) -> Bounds:
 
 def days(recipe: BuildDataRecipe, footprints: Sequence[Footprint]) -> Days:
     """First and last day of the recipe's period, or of all periods of footprints that have their own."""
-    if recipe.period is None:
-        own = [footprint.days for footprint in footprints if footprint.days]
+    own = [footprint.days for footprint in footprints if footprint.days]
+    if recipe.period is None or len(own) == len(footprints):
         return min(first for first, _ in own), max(last for _, last in own)
     return np.datetime64(recipe.period.start), np.datetime64(recipe.period.end)

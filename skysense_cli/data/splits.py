@@ -1,11 +1,16 @@
-"""Splits by block: neighbours share a split, and no two samples of different splits are nearer than a buffer."""
+"""Splits by block or by region: neighbours share a split, and no two samples of different splits are nearer than a buffer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import shapely
 
-from skysense_cli.geo.grid import Bounds, Footprint, lonlat_bounds
+from skysense_cli.errors import DataError
+from skysense_cli.geo.grid import Bounds, Footprint, lonlat, lonlat_bounds
+from skysense_cli.geo.vectors import read_marked
+from skysense_cli.recipe.schema import SplitsSection
 
 SPLITS = ("train", "val", "test")
 METRES_PER_DEGREE = 111_320.0
@@ -36,6 +41,65 @@ def assign(blocks: Sequence[str], shares: Mapping[str, float], seed: int) -> dic
     order = np.random.default_rng(seed).permutation(len(names))
     labels = [split for split in wanted for _ in range(counts[split])]
     return {names[index]: split for index, split in zip(order.tolist(), labels, strict=True)}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A footprint with its block and its split."""
+
+    footprint: Footprint
+    block: str
+    split: str
+
+
+def planned(footprints: Sequence[Footprint], section: SplitsSection, buffer_m: float) -> tuple[list[Share], int]:
+    """The footprints that are built, and how many are left out: too near to another split, or outside of all regions.
+
+    By blocks, by regions, or by periods: then each footprint comes once per split, with that split's days. A block has one split.
+    """
+    blocks = [block_of(footprint, section.block) for footprint in footprints]
+    if section.periods is not None:
+        given = [(split, part) for split in SPLITS if (part := getattr(section.periods, split)) is not None]
+        spans = {split: (np.datetime64(part.start), np.datetime64(part.end)) for split, part in given}
+        pairs = list(zip(footprints, blocks, strict=True))
+        return [Share(replace(one, days=span), f"{name}_{split}", split) for split, span in spans.items() for one, name in pairs], 0
+    if section.regions is not None:
+        labels = by_region(footprints, section.regions)
+        blocks = [f"{name}_{split}" for name, split in zip(blocks, labels, strict=True)]
+    else:
+        split_of = assign(blocks, {split: getattr(section, split) for split in SPLITS}, section.seed)
+        labels = [split_of[name] for name in blocks]
+    out = left_out(footprints, labels, buffer_m)
+    found = zip(footprints, blocks, labels, out.tolist(), strict=True)
+    shares = [Share(footprint, name, split) for footprint, name, split, skipped in found if split and not skipped]
+    return shares, len(footprints) - len(shares)
+
+
+def by_region(footprints: Sequence[Footprint], path: Path) -> list[str]:
+    """The split of each footprint: that of the region its centre lies in, "" where there is none.
+
+    path: polygons with a property `split`; regions of one split may overlap, a border belongs to the first split of SPLITS
+    Raises GridError for a file that cannot be used, DataError for a split that is none of SPLITS, regions of two splits
+    that share ground, or no footprint in any region.
+    """
+    shapes: dict[str, list[shapely.Geometry]] = {}
+    for split, shape in read_marked(path, "split"):
+        if split not in SPLITS:
+            raise DataError(f"{path}: a feature has the split {split!r} (known: {', '.join(SPLITS)})")
+        shapes.setdefault(split, []).append(shape)
+    regions = {split: shapely.union_all(np.array(shapes[split], dtype=object)) for split in SPLITS if split in shapes}
+    for first in regions:
+        for second in regions:
+            if first < second and shapely.intersection(regions[first], regions[second]).area > 0:
+                raise DataError(f"{path}: regions of {first} and {second} share ground")
+    centres = shapely.points([lonlat(footprint.bounds, footprint.crs) for footprint in footprints])
+    found = np.full(len(footprints), "", dtype=object)
+    for split, region in reversed(regions.items()):
+        shapely.prepare(region)
+        found[shapely.intersects(region, centres)] = split
+    if not any(found):
+        raise DataError(f"{path}: no footprint has its centre in one of its regions")
+    return found.tolist()
 
 
 def left_out(footprints: Sequence[Footprint], splits: Sequence[str], buffer_m: float) -> np.ndarray:

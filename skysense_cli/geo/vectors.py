@@ -49,6 +49,28 @@ def read_area(given: str | os.PathLike[str] | Bounds) -> BaseGeometry:
     return shapely.union_all(np.array(parts, dtype=object))
 
 
+def read_marked(path: Path, name: str) -> list[tuple[str, BaseGeometry]]:
+    """(value of the property `name`, geometry in WGS 84 degrees) of every feature of a vector file.
+
+    Raises GridError that names the file when it cannot be read, or a feature lacks the property or a geometry.
+    """
+    frame = _read(path)
+    if name not in frame:
+        have = ", ".join(str(column) for column in frame.columns if column != "geometry") or "none"
+        raise GridError(f"{path}: its features have no property {name!r} (found: {have})")
+    crs = crs_text(frame.crs.to_wkt()) if frame.crs else ""
+    if not crs:
+        raise GridError(f"{path}: names no CRS")
+    found = []
+    for number, (value, shape) in enumerate(zip(frame[name], frame.geometry, strict=True), 1):
+        if not isinstance(value, str) or shape is None or shape.is_empty:
+            raise GridError(f"{path}: feature {number} lacks a geometry or a text for {name!r} (found {value!r})")
+        found.append((value, _on_globe(shape, crs, path)))
+    if not found:
+        raise GridError(f"{path}: holds no geometry")
+    return found
+
+
 def _read(path: Path) -> geopandas.GeoDataFrame:
     signature = SIGNATURES.get(path.suffix.lower())
     if signature is None:

@@ -1,8 +1,13 @@
+import datetime
+import json
+
 import numpy as np
 import pytest
 
 from skysense_cli.data import splits
-from skysense_cli.geo.grid import Footprint
+from skysense_cli.errors import DataError, GridError
+from skysense_cli.geo.grid import Footprint, lonlat
+from skysense_cli.recipe.schema import SplitsSection
 
 
 def square(count: int, size: float = 640) -> list[Footprint]:
@@ -67,3 +72,62 @@ def test_footprints_of_two_zones_are_compared_too():
 
 def test_without_a_buffer_nothing_is_left_out():
     assert not splits.left_out(square(3), ["train", "test", "val"] * 3, 0).any()
+
+
+def regions_file(path, parts):
+    """parts: (split, west, east) in degrees"""
+    features = [
+        {"type": "Feature", "properties": {"split": split} if split else {},
+         "geometry": {"type": "Polygon", "coordinates": [[[w, 50], [e, 50], [e, 51], [w, 51], [w, 50]]]}}
+        for split, w, e in parts
+    ]  # fmt: skip
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_a_footprint_on_a_border_goes_where_its_centre_lies_and_buffers_apply(tmp_path):
+    places = square(6)
+    middle = lonlat(places[2].bounds, places[2].crs)[0] + 0.001  # east of the centres of column 2, inside of it
+    path = regions_file(tmp_path / "regions.geojson", [("train", 2, middle), ("test", middle, 4)])
+    found, left_out = splits.planned(places, SplitsSection(regions=path, block=3), 0)
+    assert {(share.footprint.col, share.split) for share in found} == {(c, "train" if c < 3 else "test") for c in range(6)}
+    assert left_out == 0 and len({(share.block, share.split) for share in found}) == len({share.block for share in found})
+    near, left_out = splits.planned(places, SplitsSection(regions=path), 640)
+    assert left_out == 6 and not [share for share in near if share.footprint.col == 2]
+
+
+def test_footprints_outside_of_all_regions_are_left_out(tmp_path):
+    places = square(4)
+    middle = lonlat(places[1].bounds, places[1].crs)[0] + 0.001
+    found, left_out = splits.planned(places, SplitsSection(regions=regions_file(tmp_path / "r.geojson", [("val", 2, middle)])), 0)
+    assert left_out == 8 and {share.split for share in found} == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([("training", 2, 4)], "a feature has the split 'training' .known: train, val, test"),
+        ([("train", 2, 3.2), ("test", 3, 4)], "regions of test and train share ground"),
+        ([("train", 9, 10)], "no footprint has its centre in one of its regions"),
+        ([("", 2, 4)], "its features have no property 'split'"),
+    ],
+)
+def test_regions_that_cannot_be_used_are_refused(tmp_path, parts, message):
+    with pytest.raises((DataError, GridError), match=f"r.geojson: {message}"):
+        splits.planned(square(2), SplitsSection(regions=regions_file(tmp_path / "r.geojson", parts)), 0)
+
+
+def test_periods_give_each_footprint_a_sample_per_split():
+    year = {"start": datetime.date(2018, 1, 1), "end": datetime.date(2018, 12, 31)}
+    next_year = {"start": datetime.date(2019, 1, 1), "end": datetime.date(2019, 12, 31)}
+    section = SplitsSection.model_validate({"periods": {"train": year, "test": next_year}})
+    found, left_out = splits.planned(square(2), section, 1000)
+    assert left_out == 0 and len(found) == 8 and len({share.footprint.id for share in found}) == 8
+    assert {(share.split, str(share.footprint.days[0])) for share in found} == {("train", "2018-01-01"), ("test", "2019-01-01")}
+    assert {share.block for share in found} == {"32631_r0_c0_train", "32631_r0_c0_test"}
+
+
+def test_periods_that_overlap_are_a_mistake():
+    year = {"start": datetime.date(2018, 1, 1), "end": datetime.date(2018, 12, 31)}
+    with pytest.raises(ValueError, match="begins on 2018-12-31, before train has ended"):
+        SplitsSection.model_validate({"periods": {"train": year, "val": {**year, "start": datetime.date(2018, 12, 31)}}})
