@@ -51,6 +51,7 @@ def test_the_map_lies_on_the_scenes_with_classes_and_colours(out, shared_data):
 def test_the_opaque_cloud_that_the_classification_calls_snow_is_dropped(shared_data, tmp_path):
     from skysense_cli.cli.build_data import run
     from skysense_cli.cli.options import Options
+    from skysense_cli.data.totals import block_reports
     from skysense_cli.recipe.load import load_recipe
 
     data = shared_data("ts_belgium_A")
@@ -65,8 +66,7 @@ def test_the_opaque_cloud_that_the_classification_calls_snow_is_dropped(shared_d
         "label=null",
     ]
     run(load_recipe(RUN.parent / "recipes" / "build_data.yaml", "build-data", sets, output=tmp_path / "data"), Options())
-    report = json.loads((tmp_path / "data" / "report.json").read_text())
-    dates = {entry["item"]: entry for block in report["blocks"] for entry in block["dates"]["s2"]}
+    dates = {entry["item"]: entry for block in block_reports(tmp_path / "data") for entry in block["dates"]["s2"]}
     assert dates["S2_20181112T105653"]["dropped"]
     assert dates["S2_20181112T105653"]["samples"] == 0
     assert dates["S2_20181117T105649"]["samples"] > 0

@@ -14,6 +14,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from skysense_cli.cli import demo
 from skysense_cli.cli.options import Options
+from skysense_cli.data.totals import block_reports
 
 README = Path(__file__).parents[1] / "README.md"
 SHORT = {
@@ -71,8 +72,9 @@ def test_what_needs_no_training_reaches_its_goals(home):
 def test_the_overcast_date_is_refused(home):
     truth = json.loads((home / "demo" / "landscape" / "truth" / "truth.json").read_text())
     overcast = [date["id"] for date in truth["sentinel-2-l2a"] if date["sky"] == "overcast"]
-    report = json.loads((home / "demo" / "data" / "report.json").read_text())
-    decisions = {entry["decision"] for block in report["blocks"] for entry in block["dates"]["s2"] if entry["item"] in overcast}
+    decisions = {
+        entry["decision"] for block in block_reports(home / "demo" / "data") for entry in block["dates"]["s2"] if entry["item"] in overcast
+    }
     assert len(overcast) == 1
     assert decisions <= {"refused", "not measurable"}
 
@@ -92,10 +94,10 @@ def test_every_map_is_a_cloud_optimized_geotiff_that_says_it_is_simulated(home):
 @pytest.mark.slow
 def test_the_python_of_the_readme_runs(home, monkeypatch):
     code = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
-    sample = next((home / "demo" / "data" / "samples").glob("*.npz"))
+    sample = next((home / "demo" / "data" / "samples").rglob("*.npz"))
     monkeypatch.chdir(home)
     names: dict = {}
-    exec(code.replace("SAMPLE", sample.stem), names)
+    exec(code.replace("SHARD/SAMPLE", f"{sample.parent.name}/{sample.stem}"), names)
     features = names["features"]
     assert features.fused.shape[0] == 1
     assert features.seen_any.any()

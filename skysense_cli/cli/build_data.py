@@ -1,16 +1,26 @@
 """`skysense build-data`: samples from archives of scenes."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from skysense_cli import console
-from skysense_cli.cli.options import Options, recipe_command
+from skysense_cli.cli.options import DebugOption, DryRunOption, Options, OutOption, OverwriteOption, RecipeArgument, SetOption, load
+from skysense_cli.errors import RecipeError
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema import BuildDataRecipe
 
 
-def run(recipe: "BuildDataRecipe", options: Options) -> None:
-    """What the command does; `skysense demo` calls it too."""
+SCHEMES = ("tcp://", "tls://")
+ClusterOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="Build on a running Dask scheduler, e.g. tcp://host:8786, instead of workers of this machine."),
+]
+
+
+def run(recipe: "BuildDataRecipe", options: Options, cluster: str | None = None) -> None:
+    """What the command does; `skysense demo` calls it too.   cluster: address of a Dask scheduler"""
     from skysense_cli.cli.home import claim
     from skysense_cli.data.build import build, make_plan
     from skysense_cli.data.outlook import outlook
@@ -19,7 +29,7 @@ def run(recipe: "BuildDataRecipe", options: Options) -> None:
         console.table("plan", ["what", "value"], outlook(recipe, make_plan(recipe)))
         return
     with claim(recipe.output, recipe, options) as home:
-        report = build(recipe, home.path, home.digest)
+        report = build(recipe, home.path, home.digest, address=cluster)
     splits = ", ".join(f"{count} {name}" for name, count in sorted(report["samples"].items()))
     console.say(f"{sum(report['samples'].values())} samples of {report['footprints']} footprints ({splits}) in {home.path}")
     rows = [[name, *(str(counts[key]) for key in counts)] for name, counts in report["dates"].items()]
@@ -27,4 +37,17 @@ def run(recipe: "BuildDataRecipe", options: Options) -> None:
         console.table("dates of all blocks", ["modality", *next(iter(report["dates"].values()))], rows)
 
 
-build_data = recipe_command("build-data", run, "Turn scenes of one or several sensors into samples.")
+def build_data(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    dry_run: DryRunOption = False,
+    overwrite: OverwriteOption = False,
+    cluster: ClusterOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Turn scenes of one or several sensors into samples."""
+    if cluster is not None and not cluster.startswith(SCHEMES):
+        raise RecipeError(f"--cluster {cluster}: is no address of a Dask scheduler, expected e.g. tcp://host:8786")
+    options = Options(tuple(set_ or ()), out, dry_run, overwrite, debug=debug)
+    run(load(recipe, "build-data", options), options, cluster)

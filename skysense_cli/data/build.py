@@ -25,13 +25,15 @@ from skysense_cli.data.labels import IGNORE, HeldOutFields, LabelPlan, cut, read
 from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.data.stack import Stack, date_report, read_stack
 from skysense_cli.data.tile_lists import common_length, read_footprints
-from skysense_cli.errors import DataError, GridError, ItemsFailed, SkySenseError
-from skysense_cli.files import TEMPORARY, write_text
+from skysense_cli.data.totals import write_report
+from skysense_cli.errors import DataError, GridError, SkySenseError
+from skysense_cli.files import TEMPORARY
 from skysense_cli.geo.grid import WHOLE_PX, Footprint, footprints, lonlat
 from skysense_cli.geo.vectors import read_area
 from skysense_cli.recipe.schema import BuildDataRecipe, LabelSection, TileList
 
 LONGEST_DAYS = 366
+SCRATCH = "scratch-"  # folder of a block in work; it goes when the block is done
 APART_M = 0.001
 
 
@@ -89,25 +91,33 @@ def make_plan(recipe: BuildDataRecipe) -> Plan:
 
 
 def build(recipe: BuildDataRecipe, home: Path, digest: str, *, address: str | None = None) -> dict[str, Any]:
-    """Build every block that is not done yet and write `report.json`; the report comes back.
+    """Build every block that is not done yet and write `report.json`, which comes back, and `blocks.jsonl`.
+
+    address: of a Dask scheduler that others started, whose workers see the same files; None: `recipe.workers` processes here
 
     Raises ItemsFailed when some blocks or files failed (the rest is on disk; the same command tries the blocks
     again), the blocks' own error when all of them failed, DataError when no sample could be made at all.
     """
     plan = make_plan(recipe)
     remove_leftovers(home)
-    todo = [block for block in plan.blocks if _finished(home, block, digest) is None]
+    todo = [number for number, block in enumerate(plan.blocks) if _finished(home, block, digest) is None]
     if len(todo) < len(plan.blocks):
         console.say(f"{len(plan.blocks) - len(todo)} of {len(plan.blocks)} blocks are there already")
-    work = functools.partial(build_block, recipe, home, digest)
-    results = schedule.run(work, todo, names=[block.name for block in todo], workers=recipe.workers, address=address)
-    failed = {block.name: result for block, result in zip(todo, results, strict=True) if isinstance(result, SkySenseError)}
-    reports = [report for block in plan.blocks if (report := _finished(home, block, digest)) is not None]
-    if not reports and failed:
-        raise next(iter(failed.values()))
-    report = _summary(plan, reports, failed, digest)
-    write_text(home / "report.json", json.dumps(report, indent=1, sort_keys=True) + "\n")
-    _raise_if_incomplete(report, home)
+    work = functools.partial(_built, recipe, home, digest)
+    results = schedule.run(
+        work, (plan.blocks[number] for number in todo), name=_name, total=len(todo), workers=recipe.workers, address=address
+    )  # fmt: skip
+    failed = {block.name: result for block, result in results if isinstance(result, SkySenseError)}
+    if failed and len(failed) == len(plan.blocks):
+        raise failed[min(failed)]
+    facts = {
+        "recipe": digest,
+        "skysense": __version__,
+        "footprints": plan.footprints,
+        "left_out_near_other_split": plan.left_out,
+        "failed": {name: str(error) for name, error in sorted(failed.items())},
+    }
+    report = write_report(home, facts, (found for block in plan.blocks if (found := _finished(home, block, digest)) is not None))
     if recipe.geopackage:
         index.to_geopackage(home / "index", home / "index.gpkg")
     return report
@@ -121,7 +131,7 @@ def build_block(recipe: BuildDataRecipe, home: Path, digest: str, block: Block) 
     section = recipe.coregister
     limits = Limits(section.max_shift_m, section.min_shift_m, section.min_score) if section else None
     aligned = align(feeds, section.reference, place, crs, limits, period) if section and limits else {}
-    scratch = home / f"scratch-{block.name}{TEMPORARY}"
+    scratch = home / f"{SCRATCH}{block.name}{TEMPORARY}"
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         repair = recipe.radiometry == "repair"
@@ -139,26 +149,29 @@ def build_block(recipe: BuildDataRecipe, home: Path, digest: str, block: Block) 
             sample = Sample(
                 footprint.id, crs, footprint.bounds, lonlat(footprint.bounds, crs), found, ground, provenance
             )  # fmt: skip
-            path = home / "samples" / f"{footprint.id}.npz"
-            npz.write(sample, path)
-            rows.append(_row(sample, f"samples/{path.name}", block.split))
+            path = f"samples/{index.shard_of(block.name)}/{footprint.id}.npz"
+            npz.write(sample, home / path)
+            rows.append(_row(sample, path, block.split))
             for name, series in found.items():
                 used[name].update(series.items)
+        dates = {name: date_report(stack, aligned.get(name, {}), used[name]) for stack in stacks if (name := stack.feed.name)}
+        report = {"block": block.name, "split": block.split, "samples": len(rows), "skipped": skipped, "dates": dates}
+        index.write_part(home / "index", block.name, rows, {"recipe": digest, "report": json.dumps(report, sort_keys=True)})
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    dates = {stack.feed.name: date_report(stack, aligned.get(stack.feed.name, {}), used[stack.feed.name]) for stack in stacks}
-    report = {"block": block.name, "split": block.split, "samples": len(rows), "skipped": skipped, "dates": dates}
-    index.write_part(home / "index", block.name, rows, {"recipe": digest, "report": json.dumps(report, sort_keys=True)})
     return report
 
 
 def remove_leftovers(home: Path) -> None:
-    """Remove what a killed run left half done."""
-    for path in sorted(home.rglob(f"*{TEMPORARY}")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
+    """Remove what a killed run left half done; the scratch folders tell in which blocks, so no folder of samples is searched."""
+    for path in sorted(home.glob(f"*{TEMPORARY}")):
+        if not path.is_dir():
             path.unlink(missing_ok=True)
+            continue
+        shard = index.shard_of(path.name.removeprefix(SCRATCH).removesuffix(TEMPORARY))
+        for half in [half for part in ("samples", "index") for half in (home / part / shard).glob(f"*{TEMPORARY}")]:
+            half.unlink(missing_ok=True)
+        shutil.rmtree(path)  # last: a kill on the way leaves it to the next run
 
 
 def label_plan(section: LabelSection) -> LabelPlan:
@@ -214,7 +227,16 @@ def _class_counts(label: Label | None) -> dict[int, int]:
     return {int(number): int(count) for number, count in zip(ids, counts, strict=True)}
 
 
-# reports
+# what is done
+
+
+def _built(recipe: BuildDataRecipe, home: Path, digest: str, block: Block) -> None:
+    """`build_block` without its report, which lies in the index part: a scheduler has no use for it."""
+    build_block(recipe, home, digest, block)
+
+
+def _name(block: Block) -> str:
+    return block.name
 
 
 def _finished(home: Path, block: Block, digest: str) -> dict[str, Any] | None:
@@ -223,49 +245,3 @@ def _finished(home: Path, block: Block, digest: str) -> dict[str, Any] | None:
     if not facts or facts.get("recipe") != digest:
         return None
     return json.loads(facts["report"])
-
-
-def _summary(plan: Plan, reports: Sequence[dict[str, Any]], failed: dict[str, Any], digest: str) -> dict[str, Any]:
-    samples: Counter[str] = Counter()
-    for report in reports:
-        samples[report["split"]] += report["samples"]
-    return {
-        "recipe": digest,
-        "skysense": __version__,
-        "footprints": plan.footprints,
-        "left_out_near_other_split": plan.left_out,
-        "samples": dict(samples),
-        "dates": {name: _counted([date for report in reports for date in report["dates"][name]]) for name in _names(reports)},
-        "failed": {name: str(error) for name, error in failed.items()},
-        "blocks": list(reports),
-    }
-
-
-def _names(reports: Sequence[dict[str, Any]]) -> list[str]:
-    return sorted({name for report in reports for name in report["dates"]})
-
-
-def _counted(dates: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many (block, date) pairs were kept and why others were not."""
-    return {
-        "kept": sum(date["samples"] > 0 for date in dates),
-        "refused": sum(date.get("decision") == "refused" for date in dates),
-        "moved": sum(date.get("decision") == "moved" for date in dates),
-        "unreadable": sum(date["dropped"].startswith("unreadable") for date in dates),
-        "radiometry": sum(date["dropped"].startswith("radiometry") for date in dates),
-        "not_valid_enough": sum(date["dropped"].startswith(("valid on", "too little clear")) for date in dates),
-        "all": len(dates),
-    }
-
-
-def _raise_if_incomplete(report: dict[str, Any], home: Path) -> None:
-    unreadable = sum(counts["unreadable"] for counts in report["dates"].values())
-    if not sum(report["samples"].values()):
-        reasons = Counter(reason for block in report["blocks"] for reason in block["skipped"].values())
-        most = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-        raise DataError(f"{home}: no footprint of {report['footprints']} makes a sample ({most or 'no block was built'}); see report.json")
-    if report["failed"] or unreadable:
-        raise ItemsFailed(
-            f"{home}: {len(report['failed'])} blocks failed and {unreadable} dates could not be read; "
-            "what could be built is there, see report.json. The same command tries failed blocks again."
-        )

@@ -1,5 +1,9 @@
-"""The index of a data set: one row per sample as GeoParquet, one part per block, so that workers never share a file."""
+"""The index of a data set: one row per sample as GeoParquet, one part per block, so that workers never share a file.
 
+Parts, and samples beside them, lie in up to 4096 folders by the name of their block: no folder outgrows a file system.
+"""
+
+import hashlib
 import itertools
 import json
 import warnings
@@ -43,8 +47,18 @@ class Row:
     classes: Mapping[int, int] = field(default_factory=dict)
 
 
+def shard_of(block: str) -> str:
+    """Name of the folder for what belongs to a block: three hexadecimal digits of the SHA-256 of its name."""
+    return hashlib.sha256(block.encode()).hexdigest()[:3]
+
+
+def part_path(folder: Path, block: str) -> Path:
+    """Where the part of a block lies, e.g. `index/0fa/part-32631_r0_c0.parquet`."""
+    return folder / shard_of(block) / f"part-{block}.parquet"
+
+
 def write_part(folder: Path, block: str, rows: Sequence[Row], facts: Mapping[str, str] | None = None) -> Path:
-    """Write the rows of one block as `part-<block>.parquet`, sorted by id; equal rows give equal bytes.
+    """Write the rows of one block as its part, sorted by id; equal rows give equal bytes.
 
     facts: kept in the part, e.g. the digest of the recipe that made it; `part_facts` gives them back
     """
@@ -52,7 +66,7 @@ def write_part(folder: Path, block: str, rows: Sequence[Row], facts: Mapping[str
     frame = geopandas.GeoDataFrame(
         {name: [_cell(row, name) for row in rows] for name in COLUMNS}, geometry=[_outline(row) for row in rows], crs="EPSG:4326"
     ).astype(dict.fromkeys(("left", "bottom", "right", "top", "lon", "lat"), "float64"))
-    path = folder / f"part-{block}.parquet"
+    path = part_path(folder, block)
     with whole_file(path) as temporary:
         frame.to_parquet(temporary, index=False)
         table = pyarrow.parquet.read_table(temporary)
@@ -64,7 +78,7 @@ def write_part(folder: Path, block: str, rows: Sequence[Row], facts: Mapping[str
 def part_facts(folder: Path, block: str) -> dict[str, str] | None:
     """The facts of a block's part; None when there is no such part or it cannot be read."""
     try:
-        metadata = pyarrow.parquet.read_schema(folder / f"part-{block}.parquet").metadata or {}
+        metadata = pyarrow.parquet.read_schema(part_path(folder, block)).metadata or {}
         return json.loads(metadata.get(FACTS, b"null"))
     except (OSError, pyarrow.ArrowException, json.JSONDecodeError):
         return None
@@ -105,9 +119,9 @@ def to_geopackage(folder: Path, path: Path) -> None:
 
 
 def _parts(folder: Path) -> list[Path]:
-    parts = sorted(folder.glob("part-*.parquet"))
+    parts = sorted(folder.glob("*/part-*.parquet"))
     if not parts:
-        hint = "there is no such folder" if not folder.is_dir() else "it holds no part-*.parquet"
+        hint = "there is no such folder" if not folder.is_dir() else "it holds no */part-*.parquet"
         raise DataError(f"{folder}: is no index ({hint}); build-data makes one")
     return parts
 

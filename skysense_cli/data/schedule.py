@@ -1,51 +1,87 @@
-"""A function mapped over items, here or by Dask: what was done, what failed, in the order of the items."""
+"""A function mapped over items, here or by Dask: what was done and what failed, as it gets done.
+
+Items are taken one by one as workers get free, so a million of them never become a million tasks at once.
+"""
 
 import asyncio
 import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from skysense_cli import console
-from skysense_cli.errors import SkySenseError
+from skysense_cli.errors import DataError, SkySenseError, SourceError
 
 STOP_S = 0.5  # that a worker process has to end by itself
+AHEAD = 3  # tasks that the scheduler knows for each thread of its workers: one runs, the others wait for it
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
 
 
-def run(function: Callable[[Given], Result], items: Sequence[Given], *, names: Sequence[str], workers: int = 1,
-        address: str | None = None) -> list[Result | SkySenseError]:  # fmt: skip
-    """`function` of every item; an item that fails with a SkySenseError gives the error, reported by its name.
+def run(function: Callable[[Given], Result], items: Iterable[Given], *, name: Callable[[Given], str], total: int, workers: int = 1,
+        address: str | None = None) -> Iterator[tuple[Given, Result | SkySenseError]]:  # fmt: skip
+    """(item, `function` of it) as they get done; an item that fails with a SkySenseError gives the error, reported by its name.
 
-    workers: processes on this machine; 1 runs here, without Dask      address: of a running Dask scheduler instead
-    Anything that is no SkySenseError is a bug and ends the run.
+    total: number of items      workers: processes on this machine; 1 runs here, without Dask
+    address: of a running Dask scheduler instead, e.g. tcp://host:8786
+    An item whose worker dies is tried by others and then fails too. Raises SourceError when the scheduler does not
+    answer, is lost or has unfit workers. Any other exception is a bug and ends the run.
     """
-    results: dict[int, Result | SkySenseError] = {}
-    for index, result in console.progress(_results(function, items, workers, address), "blocks", total=len(items)):
-        results[index] = result
+    for item, result in console.progress(_results(function, items, name, min(workers, total), address), "blocks", total=total):
         if isinstance(result, SkySenseError):
-            console.warn(f"{names[index]}: {result}")
-    return [results[index] for index in range(len(items))]
+            console.warn(f"{name(item)}: {result}")
+        yield item, result
 
 
-def _results(function: Callable[[Given], Result], items: Sequence[Given], workers: int,
-             address: str | None) -> Iterator[tuple[int, Result | SkySenseError]]:  # fmt: skip
-    """(position, result) as they come in."""
-    if not items:
-        return
+def _results(function: Callable[[Given], Result], items: Iterable[Given], name: Callable[[Given], str], workers: int,
+             address: str | None) -> Iterator[tuple[Given, Result | SkySenseError]]:  # fmt: skip
     guarded = _Guarded(function)
-    if address is None and (workers == 1 or len(items) == 1):
-        for index, item in enumerate(items):
-            yield index, guarded(item)
+    if address is None and workers <= 1:
+        for item in items:
+            yield item, guarded(item)
         return
-    from distributed import as_completed  # a second of import that a run in this process does without
+    ahead = iter(items)
+    first = next(ahead, None)
+    if first is None:
+        return
+    with _client(workers, address) as client:
+        task = _Elsewhere(guarded, Path.cwd()) if address is not None else guarded
+        yield from _in_window(client, task, itertools.chain([first], ahead), name)
 
-    with _client(min(workers, len(items)), address) as client:
-        futures = {client.submit(guarded, item, pure=False, retries=0): index for index, item in enumerate(items)}
-        for future, result in as_completed(futures, with_results=True):
-            yield futures[future], result
+
+def _in_window(client: Any, task: Callable[[Any], Any], items: Iterator[Any], name: Callable[[Any], str]) -> Iterator[tuple[Any, Any]]:
+    """(item, result), while the scheduler knows AHEAD tasks for each of its threads; a finished one makes room for the next."""
+    from distributed import KilledWorker, as_completed
+    from distributed.client import CancelledError
+
+    given: dict[Any, Any] = {}
+    done = as_completed([])
+
+    def fill() -> None:
+        room = AHEAD * max(sum(client.nthreads().values()), 1) - len(given)
+        for item in itertools.islice(items, max(room, 0)):
+            future = client.submit(task, item, pure=False, retries=0)
+            given[future] = item
+            done.add(future)
+
+    fill()
+    while given:
+        future = next(done)
+        item = given.pop(future)
+        try:
+            result = future.result()
+        except KilledWorker as error:
+            result = DataError(f"{error.allowed_failures + 1} workers died over it; do they have memory enough?")
+        except CancelledError as error:
+            raise SourceError(f"the Dask scheduler was lost or gave up {name(item)}; the same command goes on from here") from error
+        except ImportError as error:
+            raise SourceError(f"a Dask worker cannot run this ({error}); install the same skysense-cli on every worker") from error
+        fill()
+        yield item, result
 
 
 @contextlib.contextmanager
@@ -54,7 +90,7 @@ def _client(workers: int, address: str | None) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     if address is not None:
-        with Client(address) as client:
+        with contextlib.closing(_connected(address)) as client:
             yield client
         return
     cluster = LocalCluster(
@@ -67,6 +103,19 @@ def _client(workers: int, address: str | None) -> Iterator[Any]:
         except BaseException:  # an interrupt too: a worker in the middle of a block would hold the exit up for seconds
             cluster.sync(_stop, list(cluster.workers.values()))
             raise
+
+
+def _connected(address: str) -> Any:
+    from distributed import Client  # a second of import that a run in this process does without
+
+    try:
+        client = Client(address)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SourceError(f"--cluster {address}: no Dask scheduler answers ({reason[:120]})") from error
+    if not client.nthreads():
+        console.warn(f"--cluster {address}: has no workers yet; waiting for the first")
+    return client
 
 
 async def _stop(nannies: Sequence[Any]) -> None:
@@ -85,3 +134,19 @@ class _Guarded:
             return self.function(item)
         except SkySenseError as error:
             return error
+
+
+class _Elsewhere:
+    """A task for a worker that was started by others: in `folder`, so that relative paths of a recipe mean the same there."""
+
+    def __init__(self, task: Callable[[Any], Any], folder: Path) -> None:
+        self.task, self.folder = task, folder
+
+    def __call__(self, item: Any) -> Any:
+        try:
+            if Path.cwd() != self.folder:
+                os.chdir(self.folder)
+        except OSError as error:
+            reason = f"a Dask worker does not see {self.folder} ({error.strerror}); all workers need the same files under the same paths"
+            raise SourceError(reason) from error
+        return self.task(item)

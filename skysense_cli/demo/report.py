@@ -12,6 +12,7 @@ from odc.geo.geobox import GeoBox
 from skysense_cli import sensors
 from skysense_cli.data import index, npz
 from skysense_cli.data.sample import Series
+from skysense_cli.data.totals import BLOCKS, block_reports
 from skysense_cli.demo.catalog import BANDS, scene_grid
 from skysense_cli.demo.observe import BOA_OFFSET
 from skysense_cli.demo.scores import CLOUD_CODES, CloudCounts, ShiftScores, clusters, filled, nmi, shift_scores
@@ -179,10 +180,10 @@ def applied_px(series: Series, date: int) -> tuple[float, float]:
 def coregistration(places: Places, truth: Mapping[str, Any]) -> ShiftScores:
     """Every measurement of the build (one per date and block) against the shift that the simulation gave the date."""
     known = {date["id"]: date["shift_m"] for date in truth["sentinel-2-l2a"]}
-    built = json.loads((places.data / "report.json").read_text(encoding="utf-8"))
-    measured = [(number, date) for number, block in enumerate(built["blocks"]) for date in block["dates"]["s2"] if "shift_px" in date]
+    blocks = enumerate(block_reports(places.data))
+    measured = [(number, date) for number, block in blocks for date in block["dates"]["s2"] if "shift_px" in date]
     if not measured:
-        raise DataError(f"{places.data / 'report.json'}: holds no measured shift; was coregister left out of the recipe?")
+        raise DataError(f"{places.data / BLOCKS}: holds no measured shift; was coregister left out of the recipe?")
     way_back = np.array([date["shift_px"] for _, date in measured]) * GSD_M  # to the right and down
     return shift_scores(
         true_m=np.array([known[date["item"]] for _, date in measured]),

@@ -60,7 +60,32 @@ def test_a_build_says_what_it_made_and_where(recipe):
     assert run.returncode == 0, run.stderr
     assert f"4 samples of 4 footprints (4 train) in {recipe.parent / 'elsewhere'}" in run.stdout
     made = {path.name for path in (recipe.parent / "elsewhere").iterdir()}
-    assert made == {"recipe.yaml", "environment.json", "samples", "index", "report.json"}
+    assert made == {"recipe.yaml", "environment.json", "samples", "index", "report.json", "blocks.jsonl"}
+
+
+@pytest.mark.slow
+def test_a_build_on_a_running_scheduler_gives_the_same_bytes(recipe, tmp_path):
+    from distributed import LocalCluster
+
+    assert skysense("build-data", recipe, "--set", "splits.block=1").returncode == 0
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0) as cluster:
+        address = cluster.scheduler_address
+        run = skysense("build-data", recipe, "--set", "splits.block=1", "--out", tmp_path / "far", "--cluster", address)
+        assert run.returncode == 0, run.stderr
+        next((tmp_path / "scenes").glob("*20210611.tif")).write_bytes(b"no raster")
+        run = skysense("build-data", recipe, "--out", tmp_path / "damaged", "--cluster", address)
+    assert run.returncode == 4 and "1 dates could not be read" in run.stderr.splitlines()[-1]
+    trees = [
+        {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        for home in (tmp_path / "data", tmp_path / "far")
+    ]
+    assert trees[0] == trees[1] and sum(name.endswith(".npz") for name in trees[0]) == 4
+
+
+def test_a_cluster_that_is_no_address_ends_with_one_line(recipe):
+    run = skysense("build-data", recipe, "--cluster", "localhost:8786")
+    assert run.returncode == 2
+    assert "--cluster localhost:8786: is no address of a Dask scheduler, expected e.g. tcp://host:8786" in run.stderr.splitlines()[-1]
 
 
 def test_numbers_of_another_scale_end_with_one_line_that_says_what_to_set(recipe):

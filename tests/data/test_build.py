@@ -18,6 +18,7 @@ from skysense_cli import sensors
 from skysense_cli.data import index, npz
 from skysense_cli.data.build import build, make_plan
 from skysense_cli.data.outlook import outlook
+from skysense_cli.data.totals import block_reports
 from skysense_cli.errors import DataError, GridError, ItemsFailed, SourceError
 from skysense_cli.files import sha256
 from skysense_cli.recipe.parts import bind
@@ -125,8 +126,8 @@ def test_every_footprint_becomes_a_sound_sample(built):
 
 def test_dates_are_moved_onto_each_other(built):
     """Their mean place counts as true; what is left of the shifts is a tenth of a pixel."""
-    home, report = built
-    dates = {date["item"]: date for date in report["blocks"][0]["dates"]["s2"]}
+    home, _ = built
+    dates = {date["item"]: date for date in next(block_reports(home))["dates"]["s2"]}
     clear = [k for k in range(6) if k != 2]
     middle = np.mean([SHIFTS[k] for k in range(6)], axis=0)
     for k in clear:
@@ -142,7 +143,7 @@ def test_dates_are_moved_onto_each_other(built):
 
 def test_the_overcast_date_that_the_classes_miss_is_refused_and_the_cloudy_one_is_dropped_where_it_is_cloudy(built):
     home, report = built
-    for block in report["blocks"]:
+    for block in block_reports(home):
         dates = {date["item"]: date for date in block["dates"]["s2"]}
         assert dates["S2_20210603"]["decision"] == "refused" and dates["S2_20210603"]["samples"] == 0
         assert dates["S2_20210603"]["dropped"].startswith("no match with the reference")
@@ -153,8 +154,8 @@ def test_the_overcast_date_that_the_classes_miss_is_refused_and_the_cloudy_one_i
 
 
 def test_radar_without_a_match_stays_as_geocoded(built):
-    _, report = built
-    assert {date["decision"] for block in report["blocks"] for date in block["dates"]["s1"]} <= {"kept as geocoded"}
+    home, _ = built
+    assert {date["decision"] for block in block_reports(home) for date in block["dates"]["s1"]} <= {"kept as geocoded"}
 
 
 def test_equal_recipes_give_equal_bytes_with_any_number_of_workers(archive, built, tmp_path):
@@ -166,8 +167,8 @@ def test_equal_recipes_give_equal_bytes_with_any_number_of_workers(archive, buil
 def test_a_finished_block_is_not_built_again(archive, built, tmp_path, capsys):
     recipe = recipe_of(archive, coregister=None)
     build(recipe, tmp_path, "digest")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").iterdir()}
-    (tmp_path / "index" / "part-32631_r1_c1.parquet").unlink()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.npz")}
+    index.part_path(tmp_path / "index", "32631_r1_c1").unlink()
     build(recipe, tmp_path, "digest")
     assert "3 of 4 blocks are there already" in capsys.readouterr().out
     changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
@@ -177,8 +178,10 @@ def test_a_finished_block_is_not_built_again(archive, built, tmp_path, capsys):
 
 
 def test_left_overs_of_a_killed_run_are_removed(archive, tmp_path):
-    (tmp_path / "samples").mkdir()
-    (tmp_path / "samples" / "x.npz.tmp").write_bytes(b"half")
+    shard = index.shard_of("a")
+    for half in (f"samples/{shard}/x.npz.tmp", f"index/{shard}/part-a.parquet.tmp", "report.json.tmp"):
+        (tmp_path / half).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / half).write_bytes(b"half")
     (tmp_path / "scratch-a.tmp").mkdir()
     (tmp_path / "scratch-a.tmp" / "pixels.npy").touch()
     build(recipe_of(archive, coregister=None, label=None), tmp_path, "digest")
@@ -215,8 +218,8 @@ def test_samples_near_another_split_are_left_out(archive, tmp_path):
 def test_too_few_dates_make_no_sample_and_the_report_says_why(archive, tmp_path):
     with pytest.raises(DataError, match=r"no footprint of 16 makes a sample .16 x s1: 2 dates are valid enough, at_least is 3"):
         build(recipe_of(archive, coregister=None, modalities__s1__dates={"at_least": 3}), tmp_path, "digest")
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["blocks"][0]["skipped"]["32631_500000_5600000"].startswith("s1: 2 dates")
+    assert json.loads((tmp_path / "report.json").read_text())["samples"] == dict.fromkeys(("train", "val", "test"), 0)
+    assert next(block_reports(tmp_path))["skipped"]["32631_500000_5600000"].startswith("s1: 2 dates")
 
 
 def test_a_damaged_scene_costs_its_date_and_is_reported(archive, tmp_path, capsys):
@@ -280,11 +283,11 @@ def test_the_real_patch_in_belgium(shared_data, tmp_path):
                   "hold_out": {"checkerboard_px": 8}},
         "workers": 1,
     })  # fmt: skip
-    report = build(recipe, tmp_path / "out", "digest")
+    build(recipe, tmp_path / "out", "digest")
     rows = index.read(tmp_path / "out" / "index")
     assert len(rows) == 16 and {row.split for row in rows} == {"train"}
     assert not any(time.startswith("2018-11-12") for row in rows for time in row.dates["s2"])  # opaque cloud called snow
-    cloudy = next(date for date in report["blocks"][0]["dates"]["s2"] if date["item"].startswith("S2_20181112"))
+    cloudy = next(date for date in next(block_reports(tmp_path / "out"))["dates"]["s2"] if date["item"].startswith("S2_20181112"))
     assert cloudy["valid"] < 0.05 and cloudy["dropped"].startswith("valid on at most")
     labels = [npz.read_label(tmp_path / "out" / row.path) for row in rows]
     held = sum(int((label.held_out != 255).sum()) for label in labels if label)

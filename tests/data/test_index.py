@@ -1,8 +1,6 @@
 """The index of a data set."""
 
 import dataclasses
-import os
-import shutil
 import time
 
 import geopandas
@@ -30,7 +28,9 @@ def test_rows_of_all_parts_come_back_sorted_by_id(tmp_path):
     index.write_part(tmp_path, "c", [])
     assert index.read(tmp_path) == rows
     assert index.read(tmp_path, "train") == [rows[0], rows[2]]
-    assert sorted(os.listdir(tmp_path)) == ["part-a.parquet", "part-b.parquet", "part-c.parquet"]
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.parquet")} == {
+        "ca9/part-a.parquet", "3e2/part-b.parquet", "2e7/part-c.parquet"
+    }  # fmt: skip
     assert np.array(index.read(tmp_path)[0].dates["hr"], "datetime64[s]").dtype == np.dtype("datetime64[s]")
 
 
@@ -50,7 +50,7 @@ def test_equal_rows_are_equal_bytes(tmp_path):
 def test_facts_of_a_part_come_back(tmp_path):
     index.write_part(tmp_path, "a", [], {"digest": "abc"})
     index.write_part(tmp_path, "b", [row(0)])
-    (tmp_path / "part-c.parquet").write_bytes(b"cut off")
+    index.write_part(tmp_path, "c", []).write_bytes(b"cut off")
     assert index.part_facts(tmp_path, "a") == {"digest": "abc"} and index.part_facts(tmp_path, "b") == {}
     assert index.part_facts(tmp_path, "c") is None and index.part_facts(tmp_path, "d") is None
 
@@ -82,7 +82,7 @@ def test_the_geopackage_holds_all_rows_in_equal_bytes(tmp_path):
     first = path.read_bytes()
     time.sleep(1.1)  # the format keeps the second in which it was written
     index.to_geopackage(tmp_path / "index", path)
-    assert path.read_bytes() == first and sorted(os.listdir(tmp_path)) == ["index", "index.gpkg"]
+    assert path.read_bytes() == first and sorted(path.name for path in tmp_path.iterdir()) == ["index", "index.gpkg"]
 
 
 def refused(folder, words, split=None):
@@ -93,10 +93,10 @@ def refused(folder, words, split=None):
 
 def test_what_is_no_index_is_refused_by_name(tmp_path):
     refused(tmp_path / "index", "is no index .there is no such folder.; build-data makes one")
-    refused(tmp_path, r"holds no part-\*\.parquet")
-    (tmp_path / "part-a.parquet").write_bytes(b"PAR1 and nothing else")
+    refused(tmp_path, r"holds no \*/part-\*\.parquet")
+    index.write_part(tmp_path, "a", []).write_bytes(b"PAR1 and nothing else")
     refused(tmp_path, "part-a.parquet: cannot be read as GeoParquet")
-    geopandas.GeoDataFrame({"id": ["a"]}, geometry=[None], crs="EPSG:4326").to_parquet(tmp_path / "part-a.parquet")
+    geopandas.GeoDataFrame({"id": ["a"]}, geometry=[None], crs="EPSG:4326").to_parquet(index.part_path(tmp_path, "a"))
     refused(tmp_path, "part-a.parquet: has no column 'path'")
 
 
@@ -107,7 +107,7 @@ def test_a_split_without_samples_names_those_there_are(tmp_path):
 
 def test_an_id_listed_twice_is_refused(tmp_path):
     index.write_part(tmp_path, "a", [row(0)])
-    shutil.copy(tmp_path / "part-a.parquet", tmp_path / "part-b.parquet")
+    index.write_part(tmp_path, "b", [row(0)])
     refused(tmp_path, "sample p000 is listed twice")
 
 
@@ -120,5 +120,5 @@ def test_paths_that_lead_out_of_the_data_set_are_refused(tmp_path, path):
 def test_rows_that_make_no_sense_are_refused(tmp_path):
     frame = geopandas.read_parquet(index.write_part(tmp_path, "a", [row(0)]))
     frame["dates"] = "nonsense"
-    frame.to_parquet(tmp_path / "part-a.parquet")
+    frame.to_parquet(index.part_path(tmp_path, "a"))
     refused(tmp_path, "part-a.parquet: the row of sample 'p000' cannot be understood")

@@ -93,7 +93,7 @@ def test_an_overcast_block_that_was_refused_counts_as_refused_only(tmp_path):
         {"item": "b", "shift_px": [0.8, 0.0], "decision": "moved"},
         {"item": "c", "shift_px": [7.0, 7.0], "decision": "refused"},
     ]
-    (tmp_path / "report.json").write_text(json.dumps({"blocks": [{"dates": {"s2": dates}}]}))
+    (tmp_path / "blocks.jsonl").write_text(json.dumps({"dates": {"s2": dates}}) + "\n")
     places = report.Places(*[tmp_path] * 8)
     scores = report.coregistration(places, truth)
     assert scores.p90 == pytest.approx(0, abs=1e-9)
@@ -102,6 +102,6 @@ def test_an_overcast_block_that_was_refused_counts_as_refused_only(tmp_path):
 
 
 def test_a_build_without_measured_shifts_is_named(tmp_path):
-    (tmp_path / "report.json").write_text(json.dumps({"blocks": [{"dates": {"s2": [{"item": "a"}]}}]}))
+    (tmp_path / "blocks.jsonl").write_text(json.dumps({"dates": {"s2": [{"item": "a"}]}}) + "\n")
     with pytest.raises(DataError, match="was coregister left out"):
         report.coregistration(report.Places(*[tmp_path] * 8), {"sentinel-2-l2a": [{"id": "a", "shift_m": [0, 0]}]})

@@ -176,7 +176,7 @@ def check_as_by_folder(belgium: Path, belgium_recipe: Any, tmp_path_factory: pyt
 
 def _arrays(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     found = {}
-    for path in sorted((folder / "samples").iterdir()):
+    for path in sorted((folder / "samples").rglob("*.npz")):
         with np.load(path, allow_pickle=False) as sample:
             found[path.name] = {name: sample[name] for name in sample.files}
     return found

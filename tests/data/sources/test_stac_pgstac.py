@@ -166,13 +166,14 @@ def test_a_build_from_the_api_is_the_build_from_the_folder(api, belgium_recipe, 
     recipe = belgium_recipe(tmp_path, sources)
     report = build(recipe, tmp_path, "digest")
     check_as_by_folder(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "samples").rglob("*.npz")}
     assert build(recipe, tmp_path, "digest") == report
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    part, lost = next((tmp_path / "index").iterdir()), next(iter(before))
+    part, lost = next((tmp_path / "index").rglob("*.parquet")), next(iter(before))
     part.unlink()  # it is written last
     lost.unlink()
-    (tmp_path / "samples" / f"{lost.name}.0{TEMPORARY}").write_bytes(b"half")
+    lost.with_name(f"{lost.name}{TEMPORARY}").write_bytes(b"half")
+    (tmp_path / f"scratch-{part.stem.removeprefix('part-')}{TEMPORARY}").mkdir()
     build(recipe, tmp_path, "digest")
     check_as_by_folder(tmp_path)
     assert part.exists()
