@@ -1,7 +1,7 @@
 """All dates of one modality over a block, read once each and kept on disk, so that memory holds one date."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,17 @@ from skysense_cli.data.align import Alignment
 from skysense_cli.data.dates import choose
 from skysense_cli.data.feed import Days, Feed, bounds_of
 from skysense_cli.data.gate import Look, look
+from skysense_cli.data.overpass import JOINED, fill, passes
 from skysense_cli.data.radiometry import Contradiction
 from skysense_cli.data.sample import Series
 from skysense_cli.data.sources import Item, within
 from skysense_cli.data.verdicts import corrected, facts_of, refusal, settled, verdicts
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import Footprint, make_grid
+
+LEAST_PIECE = 0.05  # of the block that must be clear in a piece of an overpass for its numbers to be judged
+REPORTED = ("clipped_share", "floored_share", "offset_applied", "shift_px", "match_score", "decision", "parts")
+TOO_LITTLE = "valid on at most"  # begins the note of a date that no footprint can use
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +52,8 @@ class Stack:
         ids = [item.id for item in feed.items]
         shares = np.where([within(time, period) for time in times], self.shares[:, number], 0)
         kept = choose(
-            times, shares, ids, period, at_most=rule.at_most, min_valid=rule.min_valid, spread=rule.spread
+            times, shares, ids, period, at_most=rule.at_most, min_valid=rule.min_valid, spread=rule.spread,
+            one_per_day=rule.one_per_day,
         )  # fmt: skip
         if not kept:
             return None
@@ -68,7 +74,7 @@ class Stack:
 
 def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[str, Alignment], folder: Path,
                *, repair: bool = False) -> Stack:  # fmt: skip
-    """Read every item of `feed` over the block once and keep what some footprint may use.
+    """Read every item of `feed` over the block once and keep what some footprint may use; items of one overpass become one date.
 
     A file that cannot be read costs its date, is warned about and noted; so do a refused match and numbers that
     deny their metadata, unless `repair`. Numbers of all dates that do end the block: the recipe is wrong then.
@@ -83,6 +89,8 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
     shares, meta, notes = np.zeros((count, len(footprints))), [], []
     looks: list[Look | None] = [None] * count
     denied: list[Contradiction] = []
+    groups = passes(feed.items)
+    pieces = {number for group in groups for number in group}
     for number, item in enumerate(feed.items):
         alignment = alignments.get(item.id)
         facts = _facts(alignment, feed.gsd)
@@ -104,16 +112,37 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
         facts.update(date.meta)
         shares[number] = [float(date.valid[place].mean()) for place in windows]
         best = float(shares[number].max())
-        note = "" if best >= feed.dates.min_valid and best > 0 else f"valid on at most {best:.0%} of a footprint"
+        note = "" if best >= feed.dates.min_valid and best > 0 else f"{TOO_LITTLE} {best:.0%} of a footprint"
         notes.append(note)
-        if not note:
+        if not note or number in pieces:
             pixels[number], valid[number] = date.pixels, date.valid
+        if not note or (number in pieces and date.valid.mean() >= LEAST_PIECE):
             looks[number] = look(date.pixels, date.valid)
     if denied and len(denied) == count:
         raise denied[0]
     stack = Stack(feed, left, top, pixels, valid, shares, meta, notes)
     _compare(stack, looks, grid, alignments, repair)
-    return stack
+    return _joined(stack, groups, windows)
+
+
+def _joined(stack: Stack, groups: Sequence[tuple[int, ...]], windows: Sequence[tuple[slice, slice]]) -> Stack:
+    """The stack with one date per overpass, in the place of its earliest piece; unreadable and refused pieces give nothing."""
+    feed, items = stack.feed, list(stack.feed.items)
+    for group in groups:
+        usable = [number for number in group if not stack.notes[number] or stack.notes[number].startswith(TOO_LITTLE)]
+        if len(usable) < 2:
+            continue
+        given = fill(stack.pixels, stack.valid, usable, feed.sensor.nodata)
+        place, name = min(given), JOINED.join(feed.items[number].id for number in given)
+        for number in usable:
+            stack.shares[number] = [float(stack.valid[number][window].mean()) for window in windows]
+            stack.notes[number] = f"part of {name}" if number in given else f"all of its ground is in {name}"
+        best = float(stack.shares[place].max())
+        stack.notes[place] = "" if best >= feed.dates.min_valid and best > 0 else f"{TOO_LITTLE} {best:.0%} of a footprint"
+        parts = {feed.items[number].id: round(share, 4) for number, share in given.items()}
+        stack.meta[place] = {**stack.meta[next(iter(given))], **({"parts": parts} if len(parts) > 1 else {})}
+        items[place] = replace(feed.items[next(iter(given))], id=name, time=feed.items[place].time)
+    return replace(stack, feed=replace(feed, items=tuple(items)))
 
 
 def _reader(feed: Feed, grid: GeoBox, alignment: Alignment | None) -> Callable[[Item], Acquisition]:

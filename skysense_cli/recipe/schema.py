@@ -95,12 +95,14 @@ class GridSection(Section):
 
 
 class DatesSection(Section):
-    """Which dates of a footprint are kept."""
+    """Which dates of a footprint are kept. `one_per_day`: of several on a day (UTC) the clearest only; models tell dates
+    apart by their day."""
 
     at_least: Annotated[int, Field(ge=0)] = 1
     at_most: PositiveInt = 40
     min_valid: Share = 0.8
     spread: bool = True
+    one_per_day: bool = True
 
 
 class ModalityBuild(Section):

@@ -43,3 +43,12 @@ def test_at_most_one_undated_item_is_kept():
 
 def test_equal_shares_fall_to_the_earlier_date():
     assert pick(["2021-01-05", "2021-01-15", "2021-12-01"], [1, 1, 1], at_most=2) == [0, 2]
+
+
+def test_of_one_day_only_the_clearest_is_kept_when_asked():
+    """Equal ones: the earlier. A day is a day of UTC."""
+    times = np.array(["2021-06-01T05:50:00", "2021-06-01T17:30:00", "2021-06-02T00:10:00", "2021-06-03T05:50:00", "2021-06-03T17:30:00"])
+    times, shares, names = times.astype("datetime64[s]"), np.array([0.8, 0.9, 0.7, 1.0, 1.0]), list("abcde")
+    common = {"at_most": 9, "min_valid": 0.5, "spread": True}
+    assert choose(times, shares, names, YEAR, **common, one_per_day=True) == [1, 2, 3]
+    assert choose(times, shares, names, YEAR, **common, one_per_day=False) == [0, 1, 2, 3, 4]
