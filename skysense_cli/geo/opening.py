@@ -13,7 +13,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from skysense_cli.errors import GridError, SkySenseError, SourceError
-from skysense_cli.geo import remote
+from skysense_cli.geo import cube, remote
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
 MOST_BLOCK_BYTES = 1 << 30  # one block is decoded as a whole
@@ -56,7 +56,7 @@ def open_raster(path: Place) -> Iterator[DatasetReader]:
     name = str(path)
     with environment(**remote.settings(name)):
         try:
-            with _open(_address(name)) as dataset:
+            with cube.open_slice(name) if name.startswith(cube.SCHEME) else _open(_address(name)) as dataset:
                 _check_layout(dataset, remote.shown(name))
                 yield dataset
         except (RasterioError, CRSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
@@ -90,6 +90,8 @@ def place_of(address: str) -> str:
         return "s3://" + address.removeprefix("/vsis3/")
     if address.startswith("/vsicurl/"):
         return remote.shown(address.removeprefix("/vsicurl/"))
+    if (of_cube := cube.place_in(address)) is not None:
+        return of_cube
     archive, inside, member = address.removeprefix("/vsizip/{").partition("}/")
     return f"{ZIP}{archive}!/{member}" if inside and address.startswith("/vsizip/{") else address
 

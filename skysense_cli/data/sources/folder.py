@@ -11,8 +11,10 @@ import numpy as np
 
 from skysense_cli.data.radiometry import REFLECTANCE, baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
+from skysense_cli.data.sources.cube import Cube
 from skysense_cli.errors import GridError, SourceError
 from skysense_cli.geo import raster
+from skysense_cli.geo.cube import is_cube
 from skysense_cli.geo.grid import bounds_of
 from skysense_cli.geo.grid import lonlat_bounds as in_degrees
 from skysense_cli.geo.raster import RasterInfo
@@ -44,7 +46,7 @@ class _File:
 
 
 class Folder(Source):
-    """GeoTIFFs (or other rasters) below `path`, a folder, a file, or a list of files.
+    """GeoTIFFs (or other rasters) below `path`, a folder, a file, or a list of files; netCDF and Zarr as `cube` reads them.
 
     pattern: a glob such as "*.tif", or a regular expression with named groups, matched against the end of
         the path below `path`: date (`20210401`, `2021-04-01T10:50:31` ...), band (one file per band and date),
@@ -70,6 +72,11 @@ class Folder(Source):
 
     def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: tuple[np.datetime64, np.datetime64] | None,
                extra_bands: tuple[str, ...] = ()) -> list[Item]:  # fmt: skip
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        if not self.csv and all(is_cube(path) for path in paths):
+            scale, offset = (None if self.scale == 1 else self.scale), self.offset
+            cubes = Cube(path=paths, scale=scale, offset=offset, nodata=self.nodata, units=self.units)
+            return cubes.search(sensor, lonlat_bounds, period, extra_bands)
         files = _from_csv(Path(self.csv)) if self.csv else _listed(self.path, self.pattern)
         scenes: dict[str, list[_File]] = {}
         for file in files:
