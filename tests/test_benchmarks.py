@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARK = Path(__file__).parent / "benchmarks" / "model.py"
+BENCHMARKS = Path(__file__).parent / "benchmarks"
 
 
-def last_line(*arguments):
+def last_line(*arguments, script="model.py"):
     result = subprocess.run(
-        [sys.executable, str(BENCHMARK), *arguments],
+        [sys.executable, str(BENCHMARKS / script), *arguments],
         capture_output=True,
         text=True,
         timeout=300,
@@ -37,3 +37,8 @@ def test_the_ratios_of_layers_are_measured():
 def test_the_throughput_of_whole_models_is_measured():
     found = last_line("--device", "cpu", "--quick", "--models", "tiny")["tiny"]
     assert found["forward"]["samples/s"] > 0 and found["training step"]["samples/s"] > 0
+
+
+def test_reading_samples_is_measured():
+    found = last_line("--quick", script="loader.py")
+    assert 0 < found["ms memory"] and 0 < found["first / memory, rate"] < 2

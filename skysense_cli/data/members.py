@@ -4,6 +4,7 @@ Nothing here unpickles. The zip's directory and every array header are checked b
 """
 
 import io
+import math
 import mmap
 import struct
 import zipfile
@@ -154,19 +155,17 @@ class Members:
         info = self._info(key)
         stored = info.compress_type == zipfile.ZIP_STORED
         start = bytes(self._stored(key)[: LONGEST_HEADER + 12]) if stored else self._inflated(key, LONGEST_HEADER + 12)
-        stream = io.BytesIO(start)
         try:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(stream, max_header_size=LONGEST_HEADER)
+            found = _parsed(start[: _header_length(start)])
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise DataError(f"{self.path}: {key} has no readable array header ({str(error)[:100]})") from error
+        shape, dtype = found.shape, found.dtype
         if dtype.hasobject or dtype.names or dtype.subdtype:
             raise DataError(f"{self.path}: {key} is {dtype}; objects and structured arrays are not read")
-        expected = stream.tell() + dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
+        expected = found.start + dtype.itemsize * math.prod(int(n) for n in shape)
         if any(n < 0 for n in shape) or expected != info.file_size:
             raise DataError(f"{self.path}: {key} declares {dtype} {shape}, {expected:,} bytes, but has {info.file_size:,}")
-        return Header(shape, dtype, fortran, stream.tell())
+        return found
 
     def _stored(self, key: str) -> memoryview:
         """The bytes of a stored member in the map."""
@@ -191,6 +190,22 @@ class Members:
         if len(data) < min(most, self._info(key).file_size):
             raise DataError(f"{self.path}: {key} is cut off")
         return data
+
+
+def _header_length(start: bytes) -> int:
+    """Bytes of an array header from the member's first byte, as it says itself; at most those of `start`."""
+    size = 2 if start[6:7] == b"\x01" else 4
+    return 8 + size + int.from_bytes(start[8 : 8 + size], "little")
+
+
+@lru_cache(maxsize=1024)
+def _parsed(start: bytes) -> Header:
+    """What an array header says; remembered, since files of one data set have the same ones and parsing is slow."""
+    stream = io.BytesIO(start)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(stream, max_header_size=LONGEST_HEADER)
+    return Header(shape, dtype, fortran, stream.tell())
 
 
 def _array(data: memoryview, header: Header) -> np.ndarray:

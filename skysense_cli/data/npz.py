@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import CRSError
 
 from skysense_cli.data.invariants import check_sample, check_series
 from skysense_cli.data.members import Members, write_members
@@ -102,6 +103,11 @@ def read_part(path: Path, modality: str, dates: Sequence[int] | np.ndarray | Non
     )  # fmt: skip
 
 
+def forget() -> None:
+    """Close the files that `read_part` keeps mapped."""
+    _kept.cache_clear()
+
+
 def read_label(path: Path) -> Label | None:
     """The label of a sample, or None."""
     with Members(path) as members:
@@ -131,28 +137,28 @@ def _whole(path: Path, modality: str) -> Series:
     except OSError:  # opening it will say why
         return _opened(path, modality)
     stamp = found.st_mtime_ns, found.st_size
-    return _kept(path, modality, stamp) if _is_stored(path, stamp) else _opened(path, modality)
+    kept = _kept(path, modality, stamp)
+    return _opened(path, modality) if kept is None else kept
 
 
 @lru_cache(maxsize=MOST_MAPPED)
-def _kept(path: Path, modality: str, stamp: tuple[int, int]) -> Series:
-    """`_opened`, remembered. stamp: time and size of the file; one that was replaced is opened again."""
-    return _opened(path, modality)
-
-
-@lru_cache(maxsize=MOST_MAPPED)
-def _is_stored(path: Path, stamp: tuple[int, int]) -> bool:
+def _kept(path: Path, modality: str, stamp: tuple[int, int]) -> Series | None:
+    """`_opened`, remembered; None for a deflated file. stamp: time and size of the file; one that was replaced is opened again."""
     with Members(path) as members:
-        return all(members.is_stored(key) for key in members)
+        return _mapped(members, modality) if all(members.is_stored(key) for key in members) else None
 
 
 def _opened(path: Path, modality: str) -> Series:
     with Members(path) as members:
-        _check_schema(members)
-        if modality not in _modalities(members):
-            raise DataError(f"{path}: has no modality {modality!r} (has: {', '.join(_modalities(members))})")
-        series = _series(members, modality, members.text("crs"), members.view)
-    check_series(series, modality, str(path))
+        return _mapped(members, modality)
+
+
+def _mapped(members: Members, modality: str) -> Series:
+    _check_schema(members)
+    if modality not in _modalities(members):
+        raise DataError(f"{members.path}: has no modality {modality!r} (has: {', '.join(_modalities(members))})")
+    series = _series(members, modality, members.text("crs"), members.view)
+    check_series(series, modality, str(members.path))
     return series
 
 
@@ -269,7 +275,10 @@ def _label(members: Members, crs: str) -> Label | None:
 
 
 def _grid(members: Members, key: str, shape: tuple[int, ...], crs: str) -> GeoBox:
-    return GeoBox((shape[0], shape[1]), Affine(*_floats(members, key, 6)), crs or None)
+    try:
+        return GeoBox((shape[0], shape[1]), Affine(*_floats(members, key, 6)), crs or None)
+    except CRSError as error:
+        raise DataError(f"{members.path}: crs is {crs[:60]!r}, expected EPSG:n, WKT2 or nothing ({str(error)[:80]})") from error
 
 
 def _cut(grid: GeoBox, part: Window) -> GeoBox:
