@@ -15,7 +15,20 @@ from typing import Annotated, Any
 import typer
 
 from skysense_cli import __version__, console
-from skysense_cli.cli import build_data, demo, doctor, embed, evaluate, finetune, map_prototypes, predict, pretrain, recipe, weights
+from skysense_cli.cli import (
+    build_data,
+    demo,
+    doctor,
+    embed,
+    evaluate,
+    finetune,
+    map_prototypes,
+    predict,
+    pretrain,
+    recipe,
+    samples,
+    weights,
+)
 from skysense_cli.errors import SkySenseError, SkySenseWarning
 
 NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's disk, not bugs
@@ -34,6 +47,7 @@ app.command("embed")(embed.embed)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(samples.app, name="samples")
 app.add_typer(weights.app, name="weights")
 
 
