@@ -3,7 +3,8 @@
     source: {kind: stac, archive: earth_search, collection: sentinel-2-l2a}
 
 fills in the address, the rule for the offset of the numbers, and how files are opened. `table()` is for people.
-To add an archive, add it to `ARCHIVES` and to the names that the stac source takes; a catalogue that needs no rule of its own is used by its `url` as it is.
+To add an archive, add it to `ARCHIVES` and to the names that the stac source takes; a catalogue that needs no rule of
+its own is used by its `url` as it is.
 """
 
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class Archive:
 _RGB = ("rgb", "rgbnir")
 _UNCALIBRATED = "uncalibrated: calibrated here by the files beside the image; needs `dem` or `geocoding: ellipsoid`"
 
+_UNREAD = "uncalibrated, and its annotations lie in the object store, where they are not read: use the source cdse or safe, or RTC"
+
 ARCHIVES: dict[str, Archive] = {
     "earth_search": Archive(
         "https://earth-search.aws.element84.com/v1",
@@ -60,7 +63,7 @@ ARCHIVES: dict[str, Archive] = {
             ),
             "sentinel-2-c1-l2a": Collection(("sentinel2_l2a",), offset="raster", note="COGs of Collection 1, baseline 05.00 and later"),
             "sentinel-2-l1c": Collection(("sentinel2_l1c",), AMAZON, buckets=("sentinel-s2-l1c",), note="JP2"),
-            "sentinel-1-grd": Collection(("sentinel1_grd",), AMAZON, buckets=("sentinel-s1-l1c",), note=_UNCALIBRATED),
+            "sentinel-1-grd": Collection(("sentinel1_grd",), AMAZON, buckets=("sentinel-s1-l1c",), note=_UNREAD),
             "naip": Collection(_RGB, AMAZON, buckets=("naip-analytic",), note="USA, 0.3 to 1 m"),
         },
     ),
@@ -79,7 +82,7 @@ ARCHIVES: dict[str, Archive] = {
         {
             "sentinel-2-l2a": Collection(("sentinel2_l2a",), S3_KEYS, buckets=("eodata",), note="JP2 with their offset"),
             "sentinel-2-l1c": Collection(("sentinel2_l1c",), S3_KEYS, buckets=("eodata",), note="JP2 with their offset"),
-            "sentinel-1-grd": Collection(("sentinel1_grd",), S3_KEYS, buckets=("eodata",), note=_UNCALIBRATED),
+            "sentinel-1-grd": Collection(("sentinel1_grd",), S3_KEYS, buckets=("eodata",), note=_UNREAD),
         },
         endpoint="https://eodata.dataspace.copernicus.eu",
     ),

@@ -1,8 +1,8 @@
 """The stac source against real items, a static catalogue on disk and over http, and a STAC API on this machine."""
 
+import contextlib
 import json
 import re
-import shutil
 import socket
 import subprocess
 import sysconfig
@@ -196,33 +196,57 @@ def test_an_unreadable_catalogue_is_named(tmp_path, address):
         Stac(url=str(tmp_path / "catalog.json")).search(S2, None, None)
 
 
-def test_a_stac_api(catalog, address):
-    """rustac answers bounding box, time and paging; cloud cover is filtered here."""
+@contextlib.contextmanager
+def rustac(collection: dict, items: list[dict], folder: Path):
+    """The address of a STAC API with one collection. rustac answers ids, bounding box, time and paging."""
     program = Path(sysconfig.get_path("scripts")) / "rustac"
-    if not program.exists() and not shutil.which("rustac"):
+    if not program.exists():
         pytest.skip("rustac is not installed")
-    items = json.loads((catalog / "items.json").read_text())
-    for item in items["features"]:
-        for asset in item["assets"].values():
-            asset["href"] = f"{address}/s2/{item['id']}/{asset['href'][2:]}"
-    (catalog / "served.json").write_text(json.dumps(items))
-    collection = json.loads((catalog / "s2" / "collection.json").read_text()) | {"links": []}  # it would follow them from where it runs
-    (catalog / "served_collection.json").write_text(json.dumps(collection))
+    (folder / "served.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    (folder / "served_collection.json").write_text(json.dumps(collection | {"links": []}))  # it would follow them from where it runs
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(program), "serve", "-a", f"127.0.0.1:{port}", str(catalog / "served_collection.json"), str(catalog / "served.json")]
+    command = [str(program), "serve", "-a", f"127.0.0.1:{port}", str(folder / "served_collection.json"), str(folder / "served.json")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             _wait_for(f"http://127.0.0.1:{port}")
-            with pytest.raises(SourceError, match="is a STAC API, say which `collection`"):
-                Stac(url=f"http://127.0.0.1:{port}").search(S2, HERE, YEAR)
-            source = Stac(url=f"http://127.0.0.1:{port}", collection="sentinel-2-l2a", max_cloud=60)
-            found = source.search(S2, HERE, YEAR, ("SCL",))
-            assert [item.id[10:18] for item in found] == ["20210402", "20210611"]
-            check_first_item(found[0])
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
+
+
+def test_a_stac_api(catalog, address, tmp_path):
+    """Cloud cover is filtered here."""
+    items = json.loads((catalog / "items.json").read_text())["features"]
+    for item in items:
+        for asset in item["assets"].values():
+            asset["href"] = f"{address}/s2/{item['id']}/{asset['href'][2:]}"
+    with rustac(json.loads((catalog / "s2" / "collection.json").read_text()), items, tmp_path) as url:
+        with pytest.raises(SourceError, match="is a STAC API, say which `collection`"):
+            Stac(url=url).search(S2, HERE, YEAR)
+        found = Stac(url=url, collection="sentinel-2-l2a", max_cloud=60).search(S2, HERE, YEAR, ("SCL",))
+        assert [item.id[10:18] for item in found] == ["20210402", "20210611"]
+        check_first_item(found[0])
+
+
+def test_pages_of_an_api_are_followed_to_the_end(belgium, serve, tmp_path):
+    """72 real dates, ten on a page; the API is asked for the period, whose last day counts."""
+    files = serve(belgium).address
+    items = [json.loads(path.read_text()) for path in sorted((belgium / "s2").glob("S2_*.json"))]
+    for item in items:
+        item["assets"] = {"data": item["assets"]["data"] | {"href": f"{files}/s2/{item['id']}.tif"}}
+    with rustac(json.loads((belgium / "s2" / "collection.json").read_text()), items, tmp_path) as url:
+        asked = urllib.request.Request(f"{url}/search", b'{"collections": ["sentinel-2-l2a"]}', {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=5) as answer:
+            assert len(json.load(answer)["features"]) == 10  # so there are pages
+        found = Stac(url=url, collection="sentinel-2-l2a").search(S2, (4.0, 50.7, 4.1, 50.8), None)
+        assert [item.id for item in found] == [item["id"] for item in items] and len(found) == 72
+        period = (np.datetime64("2018-08-04"), np.datetime64("2018-08-14"))
+        assert [item.id for item in Stac(url=url, collection="sentinel-2-l2a").search(S2, (4.0, 50.7, 4.1, 50.8), period)] == [
+            "S2_20180804T105022",
+            "S2_20180814T105021",
+        ]
 
 
 def _wait_for(url: str) -> None:
