@@ -5,7 +5,6 @@ import functools
 import http.server
 import json
 import re
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from rasterio.warp import transform_bounds
 
 from skysense_cli.data.build import build
@@ -75,18 +75,21 @@ def serve() -> Iterator[Callable[[Path], Any]]:
 
 @pytest.fixture(scope="session")
 def belgium(shared_data: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Belgian patch with STAC items of its files beside them: two collections, a static catalogue, relative hrefs."""
+    """The Belgian patch as COGs with STAC items beside them: two collections, a static catalogue, relative hrefs."""
     home = tmp_path_factory.mktemp("belgium") / "archive"
     source = shared_data("ts_belgium_A")
     children = []
+    (home / "scl").mkdir(parents=True)
+    for path in (source / "scl").iterdir():
+        _cloud_optimized(path, home / "scl" / path.name)
     for collection, (folder, pattern) in BELGIUM.items():
-        shutil.copytree(source / folder, home / folder, copy_function=shutil.copyfile)
-        if folder == "s2":
-            shutil.copytree(source / "scl", home / "scl", copy_function=shutil.copyfile)
-        (home / folder).chmod(0o755)
-        items = [
-            _item(path, collection, found[1]) for path in sorted((home / folder).iterdir()) if (found := re.fullmatch(pattern, path.name))
-        ]
+        (home / folder).mkdir(parents=True)
+        originals = [(path, re.fullmatch(pattern, path.name)) for path in sorted((source / folder).iterdir())]
+        items = []
+        for path, found in originals:
+            if found:
+                _cloud_optimized(path, home / folder / path.name)
+                items.append(_item(home / folder / path.name, collection, found[1]))
         for item in items:
             (home / folder / f"{item['id']}.json").write_text(json.dumps(item))
         west, south, east, north = items[0]["bbox"]
@@ -100,6 +103,10 @@ def belgium(shared_data: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     root = {"type": "Catalog", "stac_version": "1.0.0", "id": "belgium", "description": "a patch in Belgium", "links": children}
     (home / "catalog.json").write_text(json.dumps(root))
     return home
+
+
+def _cloud_optimized(path: Path, copy: Path) -> None:
+    rasterio.shutil.copy(path, copy, driver="COG", compress="deflate", blocksize=128)
 
 
 def _item(path: Path, collection: str, stamp: str) -> dict[str, Any]:
@@ -150,11 +157,15 @@ def belgium_recipe(belgium: Path) -> Callable[[Path, dict[str, Part]], BuildData
 
 
 @pytest.fixture(scope="session")
-def check_as_by_folder(belgium: Path, belgium_recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
-    """A function that compares a build with that of the `folder` source: every array bit for bit, but the items' names and facts."""
-    extra = {"SCL": {"path": str(belgium / "scl"), "pattern": r"SCL_(?P<date>\d{8}T\d{6})\.tif"}}
-    s2 = {"path": str(belgium / "s2"), "pattern": r"S2_(?P<date>\d{8}T\d{6})\.tif", "extra": extra}
-    s1 = {"path": str(belgium / "s1"), "pattern": r"S1_(?P<date>\d{8}T\d{6})_ASC\.tif"}
+def check_as_by_folder(
+    shared_data: Callable[[str], Path], belgium_recipe: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Path], None]:
+    """A function that compares a build with that of the `folder` source on the original files: every array bit for bit,
+    but the items' names and facts."""
+    source = shared_data("ts_belgium_A")
+    extra = {"SCL": {"path": str(source / "scl"), "pattern": r"SCL_(?P<date>\d{8}T\d{6})\.tif"}}
+    s2 = {"path": str(source / "s2"), "pattern": r"S2_(?P<date>\d{8}T\d{6})\.tif", "extra": extra}
+    s1 = {"path": str(source / "s1"), "pattern": r"S1_(?P<date>\d{8}T\d{6})_ASC\.tif"}
     output = tmp_path_factory.mktemp("by-folder")
     build(belgium_recipe(output, {"s2": bind("data/sources", "folder", s2), "s1": bind("data/sources", "folder", s1)}), output, "digest")
     expected = _arrays(output)

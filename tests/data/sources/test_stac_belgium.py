@@ -1,4 +1,4 @@
-"""A build from STAC items over http gives what a build from the folder gives: the real Belgian patch, bit for bit."""
+"""A build from STAC items of COGs over http gives what a build from the folder gives: the real Belgian patch, bit for bit."""
 
 import pytest
 
