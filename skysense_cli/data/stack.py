@@ -50,7 +50,8 @@ class Stack:
         feed, rule = self.feed, self.feed.dates
         times = np.array([item.time for item in feed.items], "datetime64[s]")
         ids = [item.id for item in feed.items]
-        shares = np.where([within(time, period) for time in times], self.shares[:, number], 0)
+        usable = [within(time, period) and not note for time, note in zip(times, self.notes, strict=True)]
+        shares = np.where(usable, self.shares[:, number], 0)
         kept = choose(
             times, shares, ids, period, at_most=rule.at_most, min_valid=rule.min_valid, spread=rule.spread,
             one_per_day=rule.one_per_day,
@@ -122,7 +123,7 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
         raise denied[0]
     stack = Stack(feed, left, top, pixels, valid, shares, meta, notes)
     _compare(stack, looks, grid, alignments, repair)
-    return _joined(stack, groups, windows)
+    return _without_poor(_joined(stack, groups, windows))
 
 
 def _joined(stack: Stack, groups: Sequence[tuple[int, ...]], windows: Sequence[tuple[slice, slice]]) -> Stack:
@@ -143,6 +144,15 @@ def _joined(stack: Stack, groups: Sequence[tuple[int, ...]], windows: Sequence[t
         stack.meta[place] = {**stack.meta[next(iter(given))], **({"parts": parts} if len(parts) > 1 else {})}
         items[place] = replace(feed.items[next(iter(given))], id=name, time=feed.items[place].time)
     return replace(stack, feed=replace(feed, items=tuple(items)))
+
+
+def _without_poor(stack: Stack) -> Stack:
+    """The stack with a note on the dates that see too little of the block as a whole."""
+    least = stack.feed.dates.min_valid_block
+    for number, share in enumerate(stack.shares.mean(axis=1).tolist()):
+        if share < least and not stack.notes[number]:
+            stack.notes[number] = f"valid on {share:.0%} of the block, min_valid_block is {least:.0%}"
+    return stack
 
 
 def _reader(feed: Feed, grid: GeoBox, alignment: Alignment | None) -> Callable[[Item], Acquisition]:

@@ -96,11 +96,12 @@ class GridSection(Section):
 
 class DatesSection(Section):
     """Which dates of a footprint are kept. `one_per_day`: of several on a day (UTC) the clearest only; models tell dates
-    apart by their day."""
+    apart by their day. `min_valid_block`: least valid share of all footprints of a block together; a date below is used by none."""
 
     at_least: Annotated[int, Field(ge=0)] = 1
     at_most: PositiveInt = 40
     min_valid: Share = 0.8
+    min_valid_block: Share = 0.0
     spread: bool = True
     one_per_day: bool = True
 

@@ -295,6 +295,18 @@ def test_the_real_patch_in_belgium(shared_data, tmp_path):
     assert held + kept == 1378 + 413 + 294 + 1387 and 0.4 < held / kept < 2.5
 
 
+def test_a_date_that_sees_too_little_of_the_block_is_used_by_no_footprint(archive, tmp_path):
+    """The third date is clear on the western third only, which is all of some footprints."""
+    used = {}
+    for least in (0.0, 0.5):
+        dates = {"at_least": 0, "at_most": 10, "min_valid": 0.8, "min_valid_block": least}
+        home = tmp_path / str(least)
+        splits = {"train": 1.0, "val": 0.0, "test": 0.0}
+        build(recipe_of(archive, coregister=None, modalities__s2__dates=dates, splits=splits), home, "digest")
+        used[least] = {date[:10] for row in index.read(home / "index") for date in row.dates.get("s2", ())}
+    assert used[0.0] - used[0.5] == {"2021-05-20"} and len(used[0.5]) >= 5
+
+
 def test_listed_tiles_become_samples_with_their_own_periods(archive, tmp_path):
     """Two neighbours, one of them listed for two periods; all on the grid of the scenes."""
     tile = {"x": 133261, "y": 88282, "z": 18}  # 94 m wide on the ground, near the middle of the scenes
