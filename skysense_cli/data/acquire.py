@@ -80,7 +80,9 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
     valid = stored.good & cloud_mask.valid(stored.pixels, extra, _pixel_m(grid))
     if moved:
         valid = ndimage.binary_erosion(valid, np.ones((3, 3), bool), border_value=1)
-    return Acquisition(stored.pixels, valid, stored.data, {**item.meta, "units": item.units, **stored.facts})
+    given = item.assets[bands[0]].nodata  # otherwise as the file declares, or by the rule of its kind
+    facts = {"units": item.units} | ({"nodata": given} if given is not None and np.isfinite(given) else {})
+    return Acquisition(stored.pixels, valid, stored.data, {**item.meta, **facts, **stored.facts})
 
 
 def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float],
