@@ -23,7 +23,6 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj.exceptions import CRSError
-from pyproj.exceptions import CRSError
 
 from skysense_cli.data.invariants import check_sample, check_series
 from skysense_cli.data.members import Members, write_members
@@ -277,10 +276,7 @@ def _label(members: Members, crs: str) -> Label | None:
 
 def _grid(members: Members, key: str, shape: tuple[int, ...], crs: str) -> GeoBox:
     try:
-        try:
         return GeoBox((shape[0], shape[1]), Affine(*_floats(members, key, 6)), crs or None)
-    except CRSError as error:
-        raise DataError(f"{members.path}: crs is {crs[:60]!r}, expected EPSG:n, WKT2 or nothing ({str(error)[:80]})") from error
     except CRSError as error:
         raise DataError(f"{members.path}: crs is {crs[:60]!r}, expected EPSG:n, WKT2 or nothing ({str(error)[:80]})") from error
 
