@@ -22,13 +22,14 @@ from skysense_cli.data.align import align
 from skysense_cli.data.coregister import Limits
 from skysense_cli.data.feed import bounds_of, days, open_feeds
 from skysense_cli.data.labels import IGNORE, HeldOutFields, LabelPlan, cut, read_classes, warn_of_unlisted
+from skysense_cli.data.places import Places
 from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.data.stack import Stack, date_report, read_stack
 from skysense_cli.data.tile_lists import common_length, read_footprints
 from skysense_cli.data.totals import write_report
 from skysense_cli.errors import DataError, GridError, SkySenseError
 from skysense_cli.files import TEMPORARY
-from skysense_cli.geo.grid import WHOLE_PX, Footprint, footprints, lonlat
+from skysense_cli.geo.grid import WHOLE_PX, Footprint, each_footprint, lonlat
 from skysense_cli.geo.vectors import read_area
 from skysense_cli.recipe.schema import BuildDataRecipe, LabelSection, TileList
 
@@ -46,17 +47,31 @@ class Block:
     footprints: tuple[Footprint, ...]
 
 
+class Blocks(Sequence[Block]):
+    """The blocks of a plan in the order of their names, each made from a table when it is asked for."""
+
+    def __init__(self, shares: splits.Shares) -> None:
+        self._shares = shares
+        self._order = sorted(range(len(shares.names)), key=shares.names.__getitem__)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, index: Any) -> Any:
+        number = self._order[index]
+        return Block(self._shares.names[number], self._shares.splits[number], tuple(self._shares.members(number)))
+
+
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe asks for.   left_out: footprints that lie too near to another split, or in no region"""
+    """What a recipe asks for.
 
-    blocks: tuple[Block, ...]
+    footprints: number of them in all blocks      left_out: those that lie too near to another split, or in no region
+    """
+
+    blocks: Sequence[Block]
+    footprints: int
     left_out: int
-
-    @property
-    def footprints(self) -> int:
-        """Number of footprints in all blocks."""
-        return sum(len(block.footprints) for block in self.blocks)
 
 
 def make_plan(recipe: BuildDataRecipe) -> Plan:
@@ -75,19 +90,16 @@ def make_plan(recipe: BuildDataRecipe) -> Plan:
     if isinstance(recipe.area, TileList):
         snap_m = common_length([modality.gsd for modality in recipe.modalities.values()])
         listed = read_footprints(recipe.area.tiles, size_m=grid.size_m, snap_m=snap_m, shifted=recipe.area.gcj02)
-        all_ = list({footprint.id: footprint for footprint in listed}.values())
+        listed_places = Places.of(listed)
+        all_ = listed_places.take(~listed_places.repeated())
         buffer_m = max(buffer_m, APART_M)  # listed tiles may overlap
-        if not all_:
+        if not len(all_):
             raise DataError(f"{recipe.area.tiles}: holds no tile")
     else:
-        all_ = footprints(read_area(recipe.area), crs=grid.crs, size_m=grid.size_m, stride_m=grid.stride_m, anchor=grid.anchor)
+        area = read_area(recipe.area)
+        all_ = Places.of(each_footprint(area, crs=grid.crs, size_m=grid.size_m, stride_m=grid.stride_m, anchor=grid.anchor))
     shares, left_out = splits.planned(all_, recipe.splits, buffer_m)
-    members: dict[str, list[Footprint]] = {}
-    for share in shares:
-        members.setdefault(share.block, []).append(share.footprint)
-    split_of = {share.block: share.split for share in shares}
-    blocks = [Block(name, split_of[name], tuple(members[name])) for name in sorted(members)]
-    return Plan(tuple(blocks), left_out)
+    return Plan(Blocks(shares), len(shares), left_out)
 
 
 def build(recipe: BuildDataRecipe, home: Path, digest: str, *, address: str | None = None) -> dict[str, Any]:

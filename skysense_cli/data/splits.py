@@ -1,19 +1,22 @@
 """Splits by block or by region: neighbours share a split, and no two samples of different splits are nearer than a buffer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 
+from skysense_cli.data.places import Places
 from skysense_cli.errors import DataError
-from skysense_cli.geo.grid import Bounds, Footprint, lonlat, lonlat_bounds
+from skysense_cli.geo.grid import Bounds, Footprint, lonlat_bounds
 from skysense_cli.geo.vectors import read_marked
 from skysense_cli.recipe.schema import SplitsSection
 
 SPLITS = ("train", "val", "test")
 METRES_PER_DEGREE = 111_320.0
+AT_ONCE = 100_000  # footprints that are compared together
 
 
 def block_of(footprint: Footprint, block: int) -> str:
@@ -52,27 +55,53 @@ class Share:
     split: str
 
 
-def planned(footprints: Sequence[Footprint], section: SplitsSection, buffer_m: float) -> tuple[list[Share], int]:
+class Shares(Sequence[Share]):
+    """What is built: the places, ordered by block, each with its block and its split."""
+
+    def __init__(self, places: Places, block: np.ndarray, names: Sequence[str], splits: Sequence[str]) -> None:
+        """block: (N,) number of each place's block      names, splits: of the blocks"""
+        used, block = np.unique(block, return_inverse=True)
+        self.names, self.splits = [names[number] for number in used.tolist()], [splits[number] for number in used.tolist()]
+        order = np.argsort(block, kind="stable")
+        self.places, self.block = places.take(order), block[order]
+        self.starts = np.searchsorted(self.block, np.arange(len(self.names) + 1))
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        number = int(self.block[index])
+        return Share(self.places[index], self.names[number], self.splits[number])
+
+    def members(self, number: int) -> Places:
+        """The places of a block."""
+        return self.places[int(self.starts[number]) : int(self.starts[number + 1])]
+
+
+def planned(footprints: Sequence[Footprint], section: SplitsSection, buffer_m: float) -> tuple[Shares, int]:
     """The footprints that are built, and how many are left out: too near to another split, or outside of all regions.
 
     By blocks, by regions, or by periods: then each footprint comes once per split, with that split's days. A block has one split.
     """
-    blocks = [block_of(footprint, section.block) for footprint in footprints]
+    places = _table(footprints)
+    block, names = places.blocks(section.block)
     if section.periods is not None:
         given = [(split, part) for split in SPLITS if (part := getattr(section.periods, split)) is not None]
-        spans = {split: (np.datetime64(part.start), np.datetime64(part.end)) for split, part in given}
-        pairs = list(zip(footprints, blocks, strict=True))
-        return [Share(replace(one, days=span), f"{name}_{split}", split) for split, span in spans.items() for one, name in pairs], 0
+        spans = [(split, np.datetime64(part.start), np.datetime64(part.end)) for split, part in given]
+        everywhere = Places(np.concatenate([places.within(*days).table for _, *days in spans]), places.crs, places.size_m)
+        each = np.concatenate([block + len(names) * number for number in range(len(spans))])
+        labels = [split for split, *_ in spans for _ in names]
+        return Shares(everywhere, each, [f"{name}_{split}" for split, *_ in spans for name in names], labels), 0
     if section.regions is not None:
-        labels = by_region(footprints, section.regions)
-        blocks = [f"{name}_{split}" for name, split in zip(blocks, labels, strict=True)]
+        codes = np.array([SPLITS.index(split) if split else -1 for split in by_region(places, section.regions)], np.int8)
+        names = [f"{name}_{split}" for name in names for split in SPLITS]
+        block, of_blocks = block * len(SPLITS) + codes, list(SPLITS) * (len(names) // len(SPLITS))
     else:
-        split_of = assign(blocks, {split: getattr(section, split) for split in SPLITS}, section.seed)
-        labels = [split_of[name] for name in blocks]
-    out = left_out(footprints, labels, buffer_m)
-    found = zip(footprints, blocks, labels, out.tolist(), strict=True)
-    shares = [Share(footprint, name, split) for footprint, name, split, skipped in found if split and not skipped]
-    return shares, len(footprints) - len(shares)
+        split_of = assign(names, {split: getattr(section, split) for split in SPLITS}, section.seed)
+        of_blocks = [split_of[name] for name in names]
+        codes = np.array([SPLITS.index(split) for split in of_blocks], np.int8)[block]
+    keep = (codes >= 0) & ~_left_out(places, codes, buffer_m)
+    return Shares(places.take(keep), block[keep], names, of_blocks), int((~keep).sum())
 
 
 def by_region(footprints: Sequence[Footprint], path: Path) -> list[str]:
@@ -92,7 +121,7 @@ def by_region(footprints: Sequence[Footprint], path: Path) -> list[str]:
         for second in regions:
             if first < second and shapely.intersection(regions[first], regions[second]).area > 0:
                 raise DataError(f"{path}: regions of {first} and {second} share ground")
-    centres = shapely.points([lonlat(footprint.bounds, footprint.crs) for footprint in footprints])
+    centres = shapely.points(_table(footprints).lonlat())
     found = np.full(len(footprints), "", dtype=object)
     for split, region in reversed(regions.items()):
         shapely.prepare(region)
@@ -107,41 +136,69 @@ def left_out(footprints: Sequence[Footprint], splits: Sequence[str], buffer_m: f
 
     Footprints of two CRS are compared in degrees, with a margin of 1 %.
     """
-    out = np.zeros(len(footprints), dtype=bool)
+    return _left_out(_table(footprints), np.array([SPLITS.index(split) if split else -1 for split in splits], np.int8), buffer_m)
+
+
+def _left_out(places: Places, codes: np.ndarray, buffer_m: float) -> np.ndarray:
+    """As `left_out`.   codes: (N,) positions in SPLITS, -1 for none"""
+    out = np.zeros(len(places), dtype=bool)
     if buffer_m <= 0:
         return out
-    labels = np.array(splits)
     for split, stronger in (("val", ("test",)), ("train", ("val", "test"))):
-        givers = np.flatnonzero(labels == split).tolist()
-        takers = np.flatnonzero(np.isin(labels, stronger) & ~out).tolist()
-        if givers and takers:
-            near = _near([footprints[i] for i in givers], [footprints[i] for i in takers], buffer_m)
-            out[np.array(givers)[near]] = True
+        givers = np.flatnonzero(codes == SPLITS.index(split))
+        takers = np.flatnonzero(np.isin(codes, [SPLITS.index(name) for name in stronger]) & ~out)
+        if len(givers) and len(takers):
+            out[givers[_near(places, givers, takers, buffer_m)]] = True
     return out
 
 
-def _near(givers: Sequence[Footprint], takers: Sequence[Footprint], buffer_m: float) -> np.ndarray:
-    """(len(givers),) bool: nearer than the buffer to some taker."""
+def _near(places: Places, givers: np.ndarray, takers: np.ndarray, buffer_m: float) -> np.ndarray:
+    """(len(givers),) bool: nearer than the buffer to some taker.   givers, takers: positions"""
     near = np.zeros(len(givers), dtype=bool)
-    for crs in {footprint.crs for footprint in takers}:
-        same = np.array([footprint.crs == crs for footprint in givers])
-        boxes = shapely.box(*np.array([footprint.bounds for footprint in takers if footprint.crs == crs]).T)
-        if same.any():
-            own = shapely.box(*np.array([footprint.bounds for footprint in givers if footprint.crs == crs]).T)
-            near[np.flatnonzero(same)] |= _any_within(own, boxes, buffer_m * (1 - 1e-9))
-        if not same.all():
-            degrees = shapely.box(*np.array([lonlat_bounds(footprint.bounds, crs) for footprint in takers if footprint.crs == crs]).T)
-            other = np.flatnonzero(~same).tolist()
-            grown = [_grown(lonlat_bounds(givers[index].bounds, givers[index].crs), buffer_m * 1.01) for index in other]
-            near[other] |= _any_within(shapely.box(*np.array(grown).T), degrees, 0)
+    numbers, bounds = places.table["crs"], places.bounds
+    for crs in range(len(places.crs)):
+        own, others = np.flatnonzero(numbers[givers] == crs), takers[numbers[takers] == crs]
+        if len(own) and len(others):
+            tree = shapely.STRtree(shapely.box(*bounds[others].T))
+            for some in np.array_split(own, len(own) // AT_ONCE + 1):
+                near[some] |= _any_within(shapely.box(*bounds[givers[some]].T), tree, buffer_m * (1 - 1e-9))
+    if len(places.crs) > 1:
+        near |= _near_across(places, givers, takers, buffer_m)
     return near
 
 
-def _any_within(own: np.ndarray, others: np.ndarray, distance: float) -> np.ndarray:
-    hits = shapely.STRtree(others).query(own, predicate="dwithin", distance=distance)[0]
+def _near_across(places: Places, givers: np.ndarray, takers: np.ndarray, buffer_m: float) -> np.ndarray:
+    """As `_near`, for pairs of two CRS; only those whose centres could be near enough are compared as they are."""
+    near = np.zeros(len(givers), dtype=bool)
+    numbers, centres = places.table["crs"], places.lonlat()
+    reach = buffer_m * 1.02 + 2 * places.size_m
+    for crs in np.unique(numbers[takers]).tolist():
+        others, own = takers[numbers[takers] == crs], np.flatnonzero(numbers[givers] != crs)
+        around = _all_grown(np.tile(centres[givers[own]], 2), reach)
+        pairs = shapely.STRtree(shapely.points(centres[others])).query(shapely.box(*around.T))
+        own, others = own[np.unique(pairs[0])], others[np.unique(pairs[1])]
+        if len(own):
+            degrees = [lonlat_bounds(places[k].bounds, places.crs[crs]) for k in others.tolist()]
+            grown = [_grown(lonlat_bounds(one.bounds, one.crs), buffer_m * 1.01) for one in places.take(givers[own])]
+            near[own] |= _any_within(shapely.box(*np.array(grown).T), shapely.STRtree(shapely.box(*np.array(degrees).T)), 0)
+    return near
+
+
+def _any_within(own: np.ndarray, others: shapely.STRtree, distance: float) -> np.ndarray:
     found = np.zeros(len(own), dtype=bool)
-    found[hits] = True
+    found[others.query(own, predicate="dwithin", distance=distance)[0]] = True
     return found
+
+
+def _table(footprints: Sequence[Footprint]) -> Places:
+    return footprints if isinstance(footprints, Places) else Places.of(footprints)
+
+
+def _all_grown(bounds: np.ndarray, metres: float) -> np.ndarray:
+    """`_grown` of (N, 4)."""
+    up = metres / METRES_PER_DEGREE
+    along = up / np.maximum(np.cos(np.radians(np.abs(bounds[:, [1, 3]]).max(axis=1))), 1e-3)
+    return bounds + np.column_stack([-along, np.full(len(bounds), -up), along, np.full(len(bounds), up)])
 
 
 def _grown(bounds: Bounds, metres: float) -> Bounds:

@@ -99,16 +99,23 @@ def footprints(area: BaseGeometry, *, crs: str, size_m: float, stride_m: float |
     seen twice or not at all.
     Raises GridError for a CRS in degrees, one that is more than 1 % out of scale, or an empty area.
     """
+    return list(each_footprint(area, crs=crs, size_m=size_m, stride_m=stride_m, anchor=anchor))
+
+
+def each_footprint(area: BaseGeometry, *, crs: str, size_m: float, stride_m: float | None = None,
+                   anchor: Literal[0, "area"] | tuple[float, float] = 0) -> Iterator[Footprint]:  # fmt: skip
+    """As `footprints`, one by one."""
     if area.is_empty:
         raise GridError("the area is empty")
     stride = stride_m or size_m
-    found = []
+    found = False
     for name, part in _zones(area) if crs == "utm" else [(crs_text(crs), area)]:
         if not part.is_empty:
-            found += list(_in_one_crs(part, name, (size_m, stride), anchor, own_zone=crs == "utm"))
+            for footprint in _in_one_crs(part, name, (size_m, stride), anchor, own_zone=crs == "utm"):
+                found = True
+                yield footprint
     if not found:
         raise GridError(f"no footprint of {size_m:g} m touches the area {_brief(area.bounds)}")
-    return found
 
 
 def footprints_at(lon: np.ndarray, lat: np.ndarray, *, size_m: float, snap_m: float,
