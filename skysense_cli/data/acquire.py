@@ -163,7 +163,15 @@ def _read(assets: Sequence[Asset], grid: GeoBox, shift_m: tuple[float, float], n
         infos.append(info)
         for place, position in enumerate(positions):
             pixels[position], flags[position] = found[place], known[place]
-    return _Raw(np.stack(pixels), np.stack(flags), tuple(infos))
+    return _Raw(_stacked(pixels), _stacked(flags), tuple(infos))
+
+
+def _stacked(parts: list[np.ndarray]) -> np.ndarray:
+    """`np.stack` that empties the list as it goes, so that memory holds the bands once."""
+    out = np.empty((len(parts), *parts[0].shape), np.result_type(*parts))
+    for number in range(len(parts)):
+        out[number], parts[number] = parts[number], np.empty(0)
+    return out
 
 
 def _extra(asset: Asset, grid: GeoBox, shift_m: tuple[float, float], plain: bool) -> np.ndarray:

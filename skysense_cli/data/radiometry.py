@@ -74,15 +74,22 @@ def store(sensor: Sensor, raw: np.ndarray, data: np.ndarray, scale: np.ndarray, 
     clipped_share is the share of numbers with data that the clip changed.
     """
     low, high = (1, 65534) if sensor.dtype == "uint16" else (0, 255)
-    saturated = (raw >= SATURATED - 0.5).any(axis=0) if sensor.dtype == "uint16" else np.zeros_like(data)
-    counts = (raw.astype(np.float32) + offset[:, None, None]) * scale[:, None, None]
-    counts = np.nan_to_num(np.rint(counts), nan=low, posinf=high, neginf=low)
-    clipped = ((counts < low) | (counts > high)) & data
-    pixels = np.clip(counts, low, high).astype(sensor.dtype)
+    pixels, saturated, clipped = np.empty(raw.shape, sensor.dtype), np.zeros_like(data), 0
+    for band, numbers in enumerate(raw):  # band by band: less memory
+        if sensor.dtype == "uint16":
+            saturated |= numbers >= SATURATED - 0.5
+        counts = (numbers.astype(np.float32) + offset[band]) * scale[band]
+        np.rint(counts, out=counts)
+        if counts.size and not (low <= float(counts.min()) and float(counts.max()) <= high):  # NaN is neither
+            np.nan_to_num(counts, copy=False, nan=low, posinf=high, neginf=low)
+            clipped += int((((counts < low) | (counts > high)) & data).sum())
+            np.clip(counts, low, high, out=counts)
+        pixels[band] = counts
     if low == 0:  # black pixels with data are kept apart from nodata, which is zero in all bands
         pixels[:, data & (pixels == 0).all(axis=0)] = 1
-    pixels[:, ~data] = sensor.nodata
-    share = float(clipped.sum()) / max(int(data.sum()) * len(raw), 1)
+    if not data.all():
+        pixels[:, ~data] = sensor.nodata
+    share = clipped / max(int(data.sum()) * len(raw), 1)
     return Stored(pixels, data, data & ~saturated, {"clipped_share": round(share, 6)})
 
 

@@ -7,6 +7,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject
 
 from skysense_cli.geo.crs import transformer
 from skysense_cli.geo.grid import make_grid
@@ -140,3 +141,15 @@ def test_a_raster_of_the_globe_is_read_across_its_own_seam(start):
         found, known = resample(cut, np.ones(cut.shape, bool), part, grid, "nearest")
         assert known.all()
         assert abs(found - abs(lon)).max() < 0.35
+
+
+@pytest.mark.parametrize(("row", "column", "height", "width"), [(0, 0, 14, 18), (1, 0, 13, 17), (2, 3, 6, 5), (13, 17, 1, 1), (0, 1, 2, 1)])
+def test_doubling_is_gdal_s_bilinear_bit_for_bit(row, column, height, width):
+    pixels = np.random.default_rng(0).integers(0, 65536, (2, 7, 9)).astype(np.uint16)
+    source = make_grid(500000, 5600000, 20, 7, 9, "EPSG:32631")
+    grid = make_grid(500000 + 10 * column, 5600000 - 10 * row, 10, height, width, "EPSG:32631")
+    found, data = resample(pixels, np.ones(pixels.shape, bool), source, grid, "bilinear")
+    expected = np.empty((2, height, width), np.float32)
+    reproject(pixels.astype(np.float32), expected, src_transform=source.affine, src_crs="EPSG:32631", dst_transform=grid.affine,
+              dst_crs="EPSG:32631", resampling=Resampling.bilinear)  # fmt: skip
+    assert found.dtype == np.float32 and np.array_equal(found, expected) and data.all()
