@@ -90,6 +90,7 @@ def estimate(moving: Edges, reference: Edges, *, gsd_m: float, max_shift_m: floa
     """
     search = int(np.ceil(max_shift_m / gsd_m)) + 1
     reach = search + REACH_PX
+    moving, reference = _trimmed(moving, reference, reach)
     small = min(moving.valid.shape) // 2
     surface = _correlation(reference, moving, min(reach, small))
     if surface is None:
@@ -108,6 +109,20 @@ def estimate(moving: Edges, reference: Edges, *, gsd_m: float, max_shift_m: floa
     if fine is None or max(abs(fine[0] - row), abs(fine[1] - col)) > 1.5:
         return Shift(-col * gsd_m, row * gsd_m, 0.0, peak)
     return Shift(round(-fine[1] * gsd_m, 4), round(fine[0] * gsd_m, 4), round(score, 4), round(peak, 4))
+
+
+def _trimmed(moving: Edges, reference: Edges, reach: int) -> tuple[Edges, Edges]:
+    """Both without the rows and columns farther than `reach` from what either shows: where scenes end they carry nothing."""
+    seen = moving.valid | reference.valid
+    spans = []
+    for axis in (1, 0):
+        places = np.flatnonzero(seen.any(axis=axis))
+        spans.append(slice(max(places[0] - reach, 0), places[-1] + reach + 1) if len(places) else slice(None))
+    place = (spans[0], spans[1])
+    first, second = (
+        Edges(np.ascontiguousarray(one.strength[place]), np.ascontiguousarray(one.valid[place])) for one in (moving, reference)
+    )
+    return first, second
 
 
 def _correlation(reference: Edges, moving: Edges, reach: int) -> np.ndarray | None:
