@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skysense_cli import console
-from skysense_cli.cli.options import DebugOption, DryRunOption, Options, OutOption, OverwriteOption, RecipeArgument, SetOption, load
+from skysense_cli.cli.options import (
+    DebugOption,
+    DeviceOption,
+    DryRunOption,
+    Options,
+    OutOption,
+    OverwriteOption,
+    RecipeArgument,
+    SetOption,
+    load,
+)
 from skysense_cli.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -44,10 +54,13 @@ def build_data(
     dry_run: DryRunOption = False,
     overwrite: OverwriteOption = False,
     cluster: ClusterOption = None,
+    device: DeviceOption = "auto",
     debug: DebugOption = False,
 ) -> None:
     """Turn scenes of one or several sensors into samples."""
     if cluster is not None and not cluster.startswith(SCHEMES):
         raise RecipeError(f"--cluster {cluster}: is no address of a Dask scheduler, expected e.g. tcp://host:8786")
-    options = Options(tuple(set_ or ()), out, dry_run, overwrite, debug=debug)
+    options = Options(
+        tuple(set_ or ()), out, dry_run, overwrite, device, debug
+    )  # no model runs here; scripts give all commands the same options
     run(load(recipe, "build-data", options), options, cluster)

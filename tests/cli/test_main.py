@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -33,15 +32,6 @@ def modules_after(*arguments):
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.splitlines()
     return set(lines[-1].split()[1:]), lines
-
-
-def test_help_takes_at_most_three_tenths_of_a_second():
-    seconds = []
-    while len(seconds) < 20 and not (seconds and min(seconds) <= 0.3):  # the best of several: others may use the machine
-        start = time.perf_counter()
-        assert skysense("--help").returncode == 0
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) <= 0.3
 
 
 def test_help_imports_nothing_heavy():
