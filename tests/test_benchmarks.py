@@ -42,3 +42,16 @@ def test_the_throughput_of_whole_models_is_measured():
 def test_reading_samples_is_measured():
     found = last_line("--quick", script="loader.py")
     assert 0 < found["ms memory"] and 0 < found["first / memory, rate"] < 2
+
+
+@pytest.mark.slow
+def test_metadata_of_many_footprints_is_measured():
+    found = last_line("--quick", script="scale.py")
+    assert found["footprints"] > 1500 and found["left out"] > 0
+    assert found["all rows read"]["cpu s"] > 0
+
+
+@pytest.mark.slow
+def test_a_build_is_measured_beside_its_limit_and_gives_the_limit_s_numbers():
+    found = last_line("--quick", script="build_data.py")
+    assert found["build / limit, CPU"] > 0 and found["odc_stac"]["cpu s"] > 0
