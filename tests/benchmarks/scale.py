@@ -50,7 +50,7 @@ def measure(folder: Path, count: int) -> dict[str, Any]:
         return made
 
     total = count
-    places = step("footprints", lambda: Places.of(each_footprint(area(count), crs="utm", size_m=SIZE_M)))
+    places = step("footprints listed", lambda: Places.of(each_footprint(area(count), crs="utm", size_m=SIZE_M)))
     total = len(places)
     shares, left_out = step("splits and buffer", lambda: splits.planned(places, SECTION, SECTION.buffer_m))
     blocks = Blocks(shares)
