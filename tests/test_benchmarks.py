@@ -55,3 +55,9 @@ def test_metadata_of_many_footprints_is_measured():
 def test_a_build_is_measured_beside_its_limit_and_gives_the_limit_s_numbers():
     found = last_line("--quick", script="build_data.py")
     assert found["build / limit, CPU"] > 0 and found["odc_stac"]["cpu s"] > 0
+
+
+def test_the_shifts_of_real_scenes_are_measured(shared_data):
+    found = last_line(str(shared_data("ts_belgium_A").parent), "--quick", script="coregistration.py")
+    assert found["s2 dates"]["of"] == 12 and found["s1 single dates"]["measured"] == 14
+    assert all(0 <= value <= 60 for kind in found.values() for value in kind["length m"])
