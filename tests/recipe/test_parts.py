@@ -13,7 +13,7 @@ from skysense_cli.errors import RecipeError
 from skysense_cli.recipe import parts
 from skysense_cli.recipe.parts import FixedPart, Part, PartOf, bind, find_kind, kinds, options_model
 
-FOLDERS = ("core/encoders", "core/fusions", "core/heads", "core/objectives", "data/sources", "data/clouds")
+FOLDERS = ("core/encoders", "core/fusions", "core/heads", "core/objectives", "data/sources", "data/clouds", "data/readers")
 ALL = [(folder, kind) for folder in FOLDERS for kind in kinds(folder)] + [("core", "prototypes")]
 
 MODEL_PART = """
