@@ -24,6 +24,7 @@ from skysense_cli.data.feed import bounds_of, days, open_feeds
 from skysense_cli.data.labels import IGNORE, HeldOutFields, LabelPlan, cut, read_classes, warn_of_unlisted
 from skysense_cli.data.places import Places
 from skysense_cli.data.sample import Label, Sample, Series
+from skysense_cli.data.shifts import Shifts
 from skysense_cli.data.stack import Stack, date_report, read_stack
 from skysense_cli.data.tile_lists import common_length, read_footprints
 from skysense_cli.data.totals import write_report
@@ -36,6 +37,7 @@ from skysense_cli.recipe.schema import BuildDataRecipe, LabelSection, TileList
 LONGEST_DAYS = 366
 SCRATCH = "scratch-"  # folder of a block in work; it goes when the block is done
 APART_M = 0.001
+REACH = 1.25  # of max_shift_m: how far the histogram of shifts goes
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def make_plan(recipe: BuildDataRecipe) -> Plan:
 
 
 def build(recipe: BuildDataRecipe, home: Path, digest: str, *, address: str | None = None) -> dict[str, Any]:
-    """Build every block that is not done yet and write `report.json`, which comes back, and `blocks.jsonl`.
+    """Build every block that is not done yet and write `report.json`, which comes back, `blocks.jsonl` and `coregistration.png`.
 
     address: of a Dask scheduler that others started, whose workers see the same files; None: `recipe.workers` processes here
 
@@ -129,7 +131,11 @@ def build(recipe: BuildDataRecipe, home: Path, digest: str, *, address: str | No
         "left_out_near_other_split": plan.left_out,
         "failed": {name: str(error) for name, error in sorted(failed.items())},
     }
-    report = write_report(home, facts, (found for block in plan.blocks if (found := _finished(home, block, digest)) is not None))
+    reports = (found for block in plan.blocks if (found := _finished(home, block, digest)) is not None)
+    section = recipe.coregister
+    gsds = {name: modality.gsd for name, modality in recipe.modalities.items()}
+    shifts = Shifts(section.reference, gsds, REACH * section.max_shift_m) if section else None
+    report = write_report(home, facts, reports, shifts)
     if recipe.geopackage:
         index.to_geopackage(home / "index", home / "index.gpkg")
     return report

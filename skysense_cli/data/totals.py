@@ -1,4 +1,4 @@
-"""What became of a build: totals of all blocks in `report.json`, one line for each block in `blocks.jsonl`.
+"""What became of a build: totals of all blocks in `report.json`, one line for each block in `blocks.jsonl`, `coregistration.png`.
 
 Reports of blocks are taken one by one, so that a million of them need no memory.
 """
@@ -9,16 +9,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from skysense_cli.data.shifts import Shifts
 from skysense_cli.errors import DataError, ItemsFailed
 from skysense_cli.files import whole_file, write_text
 
 TOTALS, BLOCKS = "report.json", "blocks.jsonl"
 
 
-def write_report(home: Path, facts: dict[str, Any], reports: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def write_report(home: Path, facts: dict[str, Any], reports: Iterable[dict[str, Any]], shifts: Shifts | None = None) -> dict[str, Any]:
     """Write both files; the totals come back: `facts` with `samples` per split and `dates` per modality.
 
-    reports: of the blocks that were built, in a stable order
+    reports: of the blocks that were built, in a stable order      shifts: what was measured is added to it and drawn
     Raises DataError when they made no sample, ItemsFailed when `facts["failed"]` names blocks or dates could not be read.
     """
     samples: Counter[str] = Counter()
@@ -30,9 +31,13 @@ def write_report(home: Path, facts: dict[str, Any], reports: Iterable[dict[str, 
             reasons.update(report["skipped"].values())
             for name, entries in report["dates"].items():
                 dates.setdefault(name, Counter(dict.fromkeys(_KINDS, 0))).update(_counted(entries))
+            if shifts is not None:
+                shifts.add(report["dates"])
             file.write(json.dumps(report, sort_keys=True) + "\n")
     totals = {**facts, "samples": dict(samples), "dates": {name: dict(dates[name]) for name in sorted(dates)}}
     write_text(home / TOTALS, json.dumps(totals, indent=1, sort_keys=True) + "\n")
+    if shifts is not None:
+        shifts.draw(home)
     _raise_if_incomplete(home, totals, reasons)
     return totals
 
