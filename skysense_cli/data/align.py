@@ -17,7 +17,7 @@ from skysense_cli.data.sources import Item
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import Bounds, make_grid
 
-LEAST_SIDE_M = 2560  # a smaller block is measured with the ground around it: 640 m of radar carry no match; on 5 km thick cloud matches, too
+LEAST_SIDE_M = 2560  # a smaller block is measured with the ground around it: 640 m of radar carry no match; on 5 km thick cloud may match
 MOST_SIDE_PX = 1024  # of a larger block the middle is measured
 REFERENCE_DATES = 9  # the clearest of as many bins of the period make the reference
 CLEAR_ENOUGH = 0.5  # of the ground measured, for a date of the reference
