@@ -44,9 +44,7 @@ def test_a_vrt_in_disguise_is_refused(tmp_path):
     refused(path, lambda: describe(path), "no raster of a known format")
 
 
-@pytest.mark.parametrize(
-    "address", ["/vsizip/a.zip/a.tif", "/vsimem/a.tif", "zip+file://a.zip!a.tif", "ftp://x/a.tif"]
-)
+@pytest.mark.parametrize("address", ["/vsizip/a.zip/a.tif", "/vsimem/a.tif", "zip+file://a.zip!a.tif", "ftp://x/a.tif"])
 def test_addresses_of_other_kinds_are_refused(address):
     refused(address, lambda: describe(address), "only local files, http")
 
