@@ -22,7 +22,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from skysense_cli.engine.graphs import BATCH, DATES, Graph, Tensors, traceable
+from skysense_cli.engine.graphs import BATCH, DATES, Graph, Tensors
 from skysense_cli.errors import BundleError, RecipeError
 from skysense_cli.files import TEMPORARY
 
@@ -119,8 +119,7 @@ def _traced(graph: Graph, inputs: Tensors, path: Path) -> torch.export.ExportedP
         {axis: torch.export.Dim.DYNAMIC for axis, side in enumerate(shape) if isinstance(side, str)} for shape in graph.inputs.values()
     )
     try:
-        with traceable(graph.module) as module:
-            return torch.export.export(module, inputs, dynamic_shapes=open_axes, strict=False)
+        return torch.export.export(graph.module, inputs, dynamic_shapes=open_axes, strict=False)
     except (TorchDynamoException, GuardOnDataDependentSymNode) as error:
         reason = str(error).strip().splitlines()[0]
         opened = sorted({side for shape in graph.inputs.values() for side in shape if isinstance(side, str)})

@@ -5,8 +5,7 @@ A graph takes pixels in the units that samples are stored in; mean, standard dev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,8 +17,6 @@ from skysense_cli import __version__, sensors
 from skysense_cli.core.batch import UNKNOWN_DAY, Batch, SeriesBatch
 from skysense_cli.core.cells import join_dates, seen_cells
 from skysense_cli.core.encoders import Encoder
-from skysense_cli.core.encoders._rolled import RolledWindows
-from skysense_cli.core.encoders.swin_v2 import ShiftedWindows
 from skysense_cli.core.features import Features
 from skysense_cli.core.fusions.temporal import Temporal
 from skysense_cli.core.heads import Head
@@ -131,19 +128,6 @@ class ModelGraph(nn.Module):
             present={self.anchor: present}, seen={self.anchor: seen}, anchor=self.anchor,
         )  # fmt: skip
         return (self.head.predict(self.head(features), (height, width)),)
-
-
-@contextmanager
-def traceable(module: nn.Module) -> Iterator[nn.Module]:
-    """`module`, meanwhile with parts that trace into few operators."""
-    parts = [part for part in module.modules() if isinstance(part, ShiftedWindows)]
-    for part in parts:
-        part.cutting = RolledWindows
-    try:
-        yield module
-    finally:
-        for part in parts:
-            del part.cutting
 
 
 def encoder_graph(loaded: LoadedBundle, modality: str, size: tuple[int, int], *, batch: int | None, normalised: bool) -> Graph:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skysense_cli.core.encoders._windows import WindowAttention, crossings, relative_tables
+from skysense_cli.core.encoders._windows import WindowAttention, Windows, crossings, relative_tables
 from skysense_cli.core.encoders.swin_v2 import PatchMerging, ShiftedWindows, SwinV2
 from skysense_cli.errors import GridError, RecipeError
 
@@ -203,6 +203,23 @@ def test_a_dropped_branch_still_adds_the_bias_of_its_norm():
     torch.nn.init.constant_(block.norm2.bias, 3.0)
     grid = torch.randn(1, 4, 4, 8)
     torch.testing.assert_close(block(grid), grid + 5)
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize("size", [(2, 4, 4), (1, 12, 8), (3, 4, 12)])
+def test_windows_are_those_of_a_rolled_map_sorted_by_kind(size, shift):
+    grid = torch.randn(*size, 3)
+    windows = Windows(size, 4, shift)
+    rolled = grid.roll((-shift, -shift), dims=(1, 2))
+    rows, columns = size[1] // 4, size[2] // 4
+    kinds = [[], [], [], []]  # inside, right, low, low right; all of one kind where nothing is rolled
+    for number in range(size[0]):
+        for row in range(rows):
+            for column in range(columns):
+                kind = (row == rows - 1) * 2 + (column == columns - 1) if shift else 0
+                kinds[kind].append(rolled[number, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4].flatten(0, 1))
+    assert windows.cut(grid).equal(torch.stack([window for kind in kinds for window in kind]))
+    assert windows.join(windows.cut(grid)).equal(grid)
 
 
 def test_bfloat16_autocast_stays_near_full_precision():

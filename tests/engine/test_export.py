@@ -9,8 +9,6 @@ import torch
 from torch import nn
 
 from skysense_cli import sensors
-from skysense_cli.core.encoders._rolled import RolledWindows
-from skysense_cli.core.encoders._windows import Windows
 from skysense_cli.data.dataset import Input
 from skysense_cli.engine.assemble import LoadedBundle, build_model
 from skysense_cli.engine.export import check_format, read_contract, sized, write
@@ -154,15 +152,6 @@ def test_a_relative_bias_kept_from_older_weights_is_not_exported(tmp_path):
     after = torch.export.load(exported.path).module()(*inputs)[0]
     assert (after - before).abs().max() > 1e-3
     torch.testing.assert_close(loaded.model.encoders["hr"](*inputs)[0], after)  # tracing left nothing in the model
-
-
-@pytest.mark.parametrize("shift", [0, 2])
-@pytest.mark.parametrize("size", [(2, 4, 4), (1, 12, 8), (3, 4, 12)])
-def test_windows_of_traced_graphs_are_those_of_the_model(size, shift):
-    grid = torch.randn(*size, 3)
-    plain, rolled = Windows(size, 4, shift), RolledWindows(size, 4, shift)
-    assert torch.equal(rolled.cut(grid), plain.cut(grid))
-    assert torch.equal(rolled.join(plain.cut(grid)), grid)
 
 
 def test_missing_data_becomes_zero_as_in_samples():

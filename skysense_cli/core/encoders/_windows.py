@@ -128,8 +128,8 @@ class Windows:
     def __init__(self, size: tuple[int, int, int], window: int, shift: int) -> None:
         self.window, self.shift = window, shift
         down, across = ([length // window - 1, 1] if shift else [length // window] for length in size[1:])
-        self.shapes = [(size[0], r, c, window, window) for r in down for c in across]
-        self.counts = [math.prod(shape[:3]) for shape in self.shapes]
+        self.shapes = [(size[0], r, c) for r in down for c in across]
+        self.counts = [math.prod(shape) for shape in self.shapes]
 
     def cut(self, grid: Tensor) -> Tensor:
         """(N, h, w, C) -> (W, window^2, C)."""
@@ -137,7 +137,7 @@ class Windows:
         pieces = [piece for band in self._apart(grid, 1) for piece in self._apart(band, 2)]
         kinds = [
             piece.reshape(n, r, side, c, side, dim).transpose(2, 3).reshape(n * r * c, side**2, dim)
-            for piece, (n, r, c, *_) in zip(pieces, self.shapes, strict=True)
+            for piece, (n, r, c) in zip(pieces, self.shapes, strict=True)
         ]
         return torch.cat(kinds) if self.shift else kinds[0]
 
@@ -146,7 +146,7 @@ class Windows:
         side, dim = self.window, windows.shape[-1]
         pieces = [
             kind.reshape(n, r, c, side, side, dim).transpose(2, 3).reshape(n, r * side, c * side, dim)
-            for kind, (n, r, c, *_) in zip(windows.split(self.counts), self.shapes, strict=True)
+            for kind, (n, r, c) in zip(windows.split(self.counts), self.shapes, strict=True)
         ]
         if not self.shift:
             return pieces[0]

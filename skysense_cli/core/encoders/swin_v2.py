@@ -170,7 +170,6 @@ class ShiftedWindows(nn.Module):
     """
 
     crossings: Tensor
-    cutting: type[Windows] = Windows  # engine/graphs.py puts another one here while it traces
 
     def __init__(self, attention: WindowAttention, *, shift: int, pad_small_map: bool) -> None:
         super().__init__()
@@ -186,7 +185,7 @@ class ShiftedWindows(nn.Module):
         # one side as large as the window stops the shift along both, as in the released code
         shift = 0 if min(height, width) == window and not self.pad_small_map else self.shift
         grid = F.pad(grid, (0, 0, 0, -width % window, 0, -height % window))
-        windows = self.cutting((n, grid.shape[1], grid.shape[2]), window, shift)
+        windows = Windows((n, grid.shape[1], grid.shape[2]), window, shift)
         grid = windows.join(self.w_msa(windows.cut(grid), windows.counts, self.crossings if shift else None))
         return grid[:, :height, :width]
 
