@@ -60,7 +60,6 @@ def build_data(
     """Turn scenes of one or several sensors into samples."""
     if cluster is not None and not cluster.startswith(SCHEMES):
         raise RecipeError(f"--cluster {cluster}: is no address of a Dask scheduler, expected e.g. tcp://host:8786")
-    options = Options(
-        tuple(set_ or ()), out, dry_run, overwrite, device, debug
-    )  # no model runs here; scripts give all commands the same options
+    # no model runs here; scripts give all commands the same options, a device too
+    options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
     run(load(recipe, "build-data", options), options, cluster)
