@@ -19,7 +19,7 @@ from skysense_cli.cli.options import (
 from skysense_cli.errors import RecipeError
 
 if TYPE_CHECKING:
-    from skysense_cli.recipe.schema import BuildDataRecipe
+    from skysense_cli.recipe.schema.build import BuildDataRecipe
 
 
 SCHEMES = ("tcp://", "tls://")

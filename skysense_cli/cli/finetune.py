@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from skysense_cli.engine.assemble import Assembly
     from skysense_cli.engine.train import Validation
-    from skysense_cli.recipe.schema import FinetuneRecipe
+    from skysense_cli.recipe.schema.train import FinetuneRecipe
 
 
 def run(recipe: "FinetuneRecipe", options: Options) -> "Path | None":

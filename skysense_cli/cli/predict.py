@@ -6,7 +6,7 @@ from skysense_cli import console
 from skysense_cli.cli.options import Options, choose_device, recipe_command
 
 if TYPE_CHECKING:
-    from skysense_cli.recipe.schema import PredictRecipe
+    from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
 def run(recipe: "PredictRecipe", options: Options) -> None:

@@ -8,7 +8,7 @@ from skysense_cli.cli.options import Options, choose_device, recipe_command
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from skysense_cli.recipe.schema import PretrainRecipe
+    from skysense_cli.recipe.schema.train import PretrainRecipe
 
 
 def run(recipe: "PretrainRecipe", options: Options) -> "Path | None":

@@ -48,7 +48,9 @@ def show(recipe: RecipeArgument, set_: SetOption = None, debug: DebugOption = Fa
 @app.command()
 def schema(kind: KindArgument, debug: DebugOption = False) -> None:
     """Print the JSON Schema of a recipe, for an editor."""
-    from skysense_cli.recipe.schema import RECIPES, ModelSection, Section
+    from skysense_cli.recipe.schema import RECIPES
+    from skysense_cli.recipe.schema.model import ModelSection
+    from skysense_cli.recipe.schema.section import Section
 
     known: dict[str, type[Section]] = {**RECIPES, "model": ModelSection}
     if kind not in known:

@@ -11,7 +11,7 @@ from skysense_cli.cli.options import DebugOption
 from skysense_cli.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
-    from skysense_cli.recipe.schema import ModelSection
+    from skysense_cli.recipe.schema.model import ModelSection
 
 FilesArgument = Annotated[
     list[str],

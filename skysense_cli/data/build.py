@@ -32,7 +32,7 @@ from skysense_cli.errors import DataError, GridError, SkySenseError
 from skysense_cli.files import TEMPORARY
 from skysense_cli.geo.grid import WHOLE_PX, Footprint, each_footprint, lonlat
 from skysense_cli.geo.vectors import read_area
-from skysense_cli.recipe.schema import BuildDataRecipe, LabelSection, TileList
+from skysense_cli.recipe.schema.build import BuildDataRecipe, LabelSection, TileList
 
 LONGEST_DAYS = 366
 SCRATCH = "scratch-"  # folder of a block in work; it goes when the block is done

@@ -23,7 +23,7 @@ from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.views import Cut, Cutter, Piece, change_colors, day_of_year, draw_dates, jitter_days, spread_dates
 from skysense_cli.errors import DataError
 from skysense_cli.geo.regions import region_of
-from skysense_cli.recipe.schema import ViewsSection
+from skysense_cli.recipe.schema.train import ViewsSection
 
 SAME_GSD = 1e-6  # relative
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)

@@ -10,7 +10,7 @@ from skysense_cli.data.acquire import narrowed
 from skysense_cli.data.clouds import CloudMask
 from skysense_cli.data.sources import Item
 from skysense_cli.geo.grid import Bounds, Footprint, lonlat_bounds
-from skysense_cli.recipe.schema import BuildDataRecipe, DatesSection
+from skysense_cli.recipe.schema.build import BuildDataRecipe, DatesSection
 from skysense_cli.sensors import Sensor
 
 Days = tuple[np.datetime64, np.datetime64]

@@ -6,7 +6,7 @@ import numpy as np
 
 from skysense_cli.data.build import Plan
 from skysense_cli.data.feed import open_feeds
-from skysense_cli.recipe.schema import BuildDataRecipe
+from skysense_cli.recipe.schema.build import BuildDataRecipe
 
 
 def outlook(recipe: BuildDataRecipe, plan: Plan) -> list[list[str]]:

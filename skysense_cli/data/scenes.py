@@ -26,7 +26,8 @@ from skysense_cli.data.sources import Item
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, lonlat, make_grid, utm_epsg
 from skysense_cli.geo.raster import RasterInfo, describe
-from skysense_cli.recipe.schema import CoregisterSection, DatesSection
+from skysense_cli.recipe.schema.build import DatesSection
+from skysense_cli.recipe.schema.section import CoregisterSection
 
 SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
 

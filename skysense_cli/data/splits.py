@@ -12,7 +12,7 @@ from skysense_cli.data.places import Places
 from skysense_cli.errors import DataError
 from skysense_cli.geo.grid import Bounds, Footprint, lonlat_bounds
 from skysense_cli.geo.vectors import read_marked
-from skysense_cli.recipe.schema import SplitsSection
+from skysense_cli.recipe.schema.build import SplitsSection
 
 SPLITS = ("train", "val", "test")
 METRES_PER_DEGREE = 111_320.0

@@ -20,7 +20,7 @@ from skysense_cli.engine.bands import plan_bands
 from skysense_cli.engine.positions import Table, square
 from skysense_cli.engine.released import DATES, PROJECTION, VOCABULARY, WRAPPER, Address, Named, Recognised, ours
 from skysense_cli.errors import BundleError
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 Word = Literal["loaded", "renamed", "reshaped", "adapted", "recomputed", "not used", "missing", "wrong"]
 WORDS: tuple[Word, ...] = get_args(Word)

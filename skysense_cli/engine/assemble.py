@@ -30,7 +30,8 @@ from skysense_cli.engine.parameters import freeze, parameter_places
 from skysense_cli.engine.spec import BundleSpec, read_spec
 from skysense_cli.engine.start import Start, load_start, open_start
 from skysense_cli.errors import BundleError, GridError, RecipeError
-from skysense_cli.recipe.schema import FinetuneRecipe, ModelSection, PretrainRecipe
+from skysense_cli.recipe.schema.model import ModelSection
+from skysense_cli.recipe.schema.train import FinetuneRecipe, PretrainRecipe
 
 SHARP = 10**6  # metres are compared in millionths
 

@@ -23,7 +23,7 @@ from skysense_cli.engine.released import DATES, Address, Recognised, known_input
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.engine.start import GROWS, fact_of
 from skysense_cli.errors import BundleError
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 DEFAULT = "skysense_v1"  # for files that the published models share
 DATES_V1 = {"hr": 1, "s2": 20, "s1": 10}  # most dates a sample had in the published training; SkySense++ saw one of each

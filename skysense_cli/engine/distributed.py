@@ -19,7 +19,7 @@ from skysense_cli.core.collective import rank, ranks
 from skysense_cli.core.encoders import Encoder
 from skysense_cli.core.fusions import Fusion
 from skysense_cli.core.prompting import PromptedEncoder
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 
 def start(device: str, store: Path | None = None, number: int = 0, count: int = 1) -> str:

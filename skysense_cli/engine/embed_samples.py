@@ -25,7 +25,7 @@ from skysense_cli.geo.cog import GeoTiffStream
 from skysense_cli.geo.grid import make_grid
 from skysense_cli.geo.outlines import outline
 from skysense_cli.geo.raster import describe, read_window
-from skysense_cli.recipe.schema import EmbedData, EmbedRecipe
+from skysense_cli.recipe.schema.maps import EmbedData, EmbedRecipe
 
 CELLS = "cells"  # the folder of rasters
 Found = tuple[np.ndarray, np.ndarray]  # (d, h, w) float32 cells, NaN where not seen; (h, w) bool seen

@@ -35,7 +35,7 @@ from skysense_cli.geo.cog import GeoTiffStream
 from skysense_cli.geo.grid import bounds_of, crs_text, window
 from skysense_cli.geo.outlines import outline
 from skysense_cli.geo.raster import describe
-from skysense_cli.recipe.schema import EmbedRecipe
+from skysense_cli.recipe.schema.maps import EmbedRecipe
 
 CELLS, PICTURE = "embedding.tif", "embedding.png"
 Times = dict[str, tuple[str, ...]]  # modality -> dates that have a valid pixel

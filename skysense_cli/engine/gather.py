@@ -15,8 +15,8 @@ from skysense_cli.data.index import Row
 from skysense_cli.engine.score_map import class_colors
 from skysense_cli.engine.spec import ClassFact
 from skysense_cli.errors import DataError, RecipeError
-from skysense_cli.recipe.schema import DataSection
-from skysense_cli.recipe.schema import Period as PeriodSection
+from skysense_cli.recipe.schema.section import Period as PeriodSection
+from skysense_cli.recipe.schema.train import DataSection
 
 LONG_DAYS = 366  # a longer series shows one day of the year twice
 

@@ -12,7 +12,7 @@ from skysense_cli.data.dataset import LabelledDataset, PairDataset, SampleDatase
 from skysense_cli.data.order import Key, StepSampler, step_loader
 from skysense_cli.data.views import Cutter
 from skysense_cli.engine.assemble import Assembly, strides, unit_m
-from skysense_cli.recipe.schema import FinetuneRecipe, PretrainRecipe, TrainSection
+from skysense_cli.recipe.schema.train import FinetuneRecipe, PretrainRecipe, TrainSection
 
 
 def pretraining_loader(recipe: PretrainRecipe, assembly: Assembly, device: str) -> DataLoader:

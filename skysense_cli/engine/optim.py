@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from skysense_cli.engine.parameters import freeze, is_decayed, parameter_places
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 
 def build(objective: nn.Module, plan: TrainSection) -> torch.optim.AdamW:

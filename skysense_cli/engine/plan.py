@@ -13,7 +13,7 @@ from skysense_cli import console
 from skysense_cli.core.batch import Batch, Views
 from skysense_cli.core.model import SkySense
 from skysense_cli.engine.assemble import Assembly, check_cells, strides
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 MIB = 2**20
 FLOAT_BYTES = 4

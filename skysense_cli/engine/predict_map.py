@@ -19,7 +19,7 @@ from skysense_cli.engine.score_map import Color, ScoreMap, class_colors
 from skysense_cli.errors import BundleError, RecipeError
 from skysense_cli.files import write_text
 from skysense_cli.geo.cog import Compression, GeoTiffStream, Look
-from skysense_cli.recipe.schema import PredictRecipe
+from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
 def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> tuple[SceneJob, ScoreMap]:

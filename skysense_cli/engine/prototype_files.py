@@ -28,7 +28,7 @@ from skysense_cli.files import write_text
 from skysense_cli.geo.cog import GeoTiffStream, Look
 from skysense_cli.geo.grid import crs_text, lonlat
 from skysense_cli.geo.regions import region_of
-from skysense_cli.recipe.schema import MapPrototypesRecipe
+from skysense_cli.recipe.schema.maps import MapPrototypesRecipe
 
 INDEX, SIMILARITY, REGION = "prototypes.tif", "prototypes_similarity.tif", "prototypes_region.tif"
 PIXEL_BYTES = 10  # of a cell in the three rasters

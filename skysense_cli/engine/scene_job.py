@@ -18,7 +18,7 @@ from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
 from skysense_cli.engine.predict import Plan, make_plan, size_in_units
 from skysense_cli.errors import GridError, RecipeError
-from skysense_cli.recipe.schema import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
+from skysense_cli.recipe.schema.maps import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
 
 
 @dataclass(frozen=True)

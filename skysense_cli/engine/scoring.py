@@ -10,7 +10,7 @@ from skysense_cli.engine.assemble import LoadedBundle, check_cells, load_bundle,
 from skysense_cli.engine.evaluate import evaluate, fixed, score_map
 from skysense_cli.engine.gather import Gathered, gather_labelled
 from skysense_cli.errors import RecipeError
-from skysense_cli.recipe.schema import EvaluateRecipe
+from skysense_cli.recipe.schema.train import EvaluateRecipe
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from skysense_cli.engine.assemble import build_head, build_model, check_cells, s
 from skysense_cli.engine.released import known_input
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.errors import RecipeError
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 SERIES_M = (640.0, 640.0)  # of the samples of SkySense
 CANVAS_M = (320.0, 160.0)  # of SkySense++: example above query

@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from skysense_cli import __version__
 from skysense_cli.data.dataset import Input, Regions
 from skysense_cli.errors import BundleError
-from skysense_cli.recipe.schema import ModelSection, Name, PartOf, Section
+from skysense_cli.recipe.schema.model import ModelSection, PartOf
+from skysense_cli.recipe.schema.section import Name, Section
 
 SCHEMA = 1
 

@@ -20,7 +20,7 @@ from skysense_cli.engine.released import Address, Recognised, ours, recognise, s
 from skysense_cli.engine.spec import BundleSpec, SourceFact
 from skysense_cli.errors import RecipeError
 from skysense_cli.files import sha256
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 GROWS = "geo_context"  # the only part whose tensors have as many rows as there is content
 

@@ -20,7 +20,7 @@ from skysense_cli.engine import bundle, curves, distributed, optim
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.errors import BundleError, TrainingError
 from skysense_cli.files import TEMPORARY
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 FINAL = "bundle"  # of the run folder: the weights at the end
 

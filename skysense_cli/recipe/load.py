@@ -14,7 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.mistakes import describe, nearest
-from skysense_cli.recipe.schema import RECIPES, Input, ModelSection
+from skysense_cli.recipe.schema import RECIPES
+from skysense_cli.recipe.schema.model import ModelSection
+from skysense_cli.recipe.schema.section import Input
 from skysense_cli.recipe.text import Path_, Place, Text, parse, read, show, simple
 
 SHIPPED = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")  # in a wheel, in a checkout

@@ -116,7 +116,7 @@ def doubled(pixels: np.ndarray) -> np.ndarray:
 def recipe(folder: Path, *, block: int, workers: int) -> Any:
     """The recipe of all scenes as 8 x 8 samples."""
     from skysense_cli.recipe.parts import bind
-    from skysense_cli.recipe.schema import BuildDataRecipe
+    from skysense_cli.recipe.schema.build import BuildDataRecipe
 
     first = next((folder / "scenes").glob("*_B02.tif"))
     with open_raster(first) as dataset:

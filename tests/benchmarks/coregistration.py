@@ -29,7 +29,7 @@ from skysense_cli.data.sources import Item
 from skysense_cli.data.sources.folder import Extra, Folder
 from skysense_cli.geo.grid import bounds_of
 from skysense_cli.geo.raster import describe
-from skysense_cli.recipe.schema import DatesSection
+from skysense_cli.recipe.schema.build import DatesSection
 
 GROUPS = {"single dates": 1, "means of 10 dates": 10, "mean of all dates": 1000}
 LIMITS = Limits(max_shift_m=30, min_shift_m=2, min_score=0.2)  # Sentinel-1 is shown whatever its score

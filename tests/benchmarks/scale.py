@@ -21,7 +21,7 @@ from skysense_cli.data.build import Blocks
 from skysense_cli.data.order import StepSampler
 from skysense_cli.data.places import Places
 from skysense_cli.geo.grid import each_footprint, lonlat
-from skysense_cli.recipe.schema import SplitsSection
+from skysense_cli.recipe.schema.build import SplitsSection
 
 SIZE_M = 640.0
 SECTION = SplitsSection(train=0.9, val=0.05, test=0.05, block=16, buffer_m=640)

@@ -14,7 +14,7 @@ from skysense_cli.engine.assemble import build_model
 from skysense_cli.engine.distributed import shard
 from skysense_cli.engine.released import known_input
 from skysense_cli.recipe.load import load_model
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 Pixels = dict[str, tuple[int, int, int]]
 

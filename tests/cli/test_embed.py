@@ -22,7 +22,7 @@ from skysense_cli.engine.assemble import build_model
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.recipe.load import load_recipe
 from skysense_cli.recipe.parts import bind
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 README = Path(__file__).parents[2] / "README.md"
 GUIDE = Path(__file__).parents[2] / "examples" / "guides" / "embeddings.md"

@@ -10,7 +10,7 @@ from skysense_cli.data.clouds.none import NoMask
 from skysense_cli.data.coregister import Limits
 from skysense_cli.data.feed import Feed
 from skysense_cli.data.sources import Asset, Item
-from skysense_cli.recipe.schema import DatesSection
+from skysense_cli.recipe.schema.build import DatesSection
 
 S2, RGB, GRD = (sensors.get(name) for name in ("sentinel2_l2a", "rgb", "sentinel1_grd"))
 CRS, LEFT, TOP, SIDE = "EPSG:32631", 500000.0, 5600000.0, 128  # px of 10 m

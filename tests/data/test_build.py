@@ -22,7 +22,7 @@ from skysense_cli.data.totals import block_reports
 from skysense_cli.errors import DataError, GridError, ItemsFailed, SourceError
 from skysense_cli.files import sha256
 from skysense_cli.recipe.parts import bind
-from skysense_cli.recipe.schema import BuildDataRecipe
+from skysense_cli.recipe.schema.build import BuildDataRecipe
 
 S2 = sensors.get("sentinel2_l2a")
 LEFT, TOP, SIDE = 500000.0, 5600000.0, 128  # px of 10 m

@@ -18,7 +18,7 @@ from skysense_cli.data.sources import Asset, Item
 from skysense_cli.demo.landscape import World, make_world
 from skysense_cli.demo.observe import BOA_OFFSET, FINE_BANDS, OpticalDate, RadarDate, sentinel1, sentinel2
 from skysense_cli.demo.weather import Sky
-from skysense_cli.recipe.schema import DatesSection
+from skysense_cli.recipe.schema.build import DatesSection
 
 SIZE, GSD = 192, 10.0
 MOST_PX = 3.0

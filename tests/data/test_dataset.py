@@ -11,7 +11,7 @@ from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.data.views import Cut, Cutter, pieces
 from skysense_cli.errors import DataError
 from skysense_cli.geo.grid import lonlat, make_grid
-from skysense_cli.recipe.schema import ViewsSection
+from skysense_cli.recipe.schema.train import ViewsSection
 
 CRS, LEFT, TOP, SIDE_M = "EPSG:32631", 500_000.0, 5_600_000.0, 160.0
 STILL = ViewsSection(same_dates=True, date_jitter=0, color_jitter=0, blur=0)

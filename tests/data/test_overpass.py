@@ -13,7 +13,7 @@ from skysense_cli.data.index import FACTS
 from skysense_cli.data.overpass import fill, passes
 from skysense_cli.data.sources import Item
 from skysense_cli.recipe.parts import bind
-from skysense_cli.recipe.schema import BuildDataRecipe
+from skysense_cli.recipe.schema.build import BuildDataRecipe
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 SIDE = 64

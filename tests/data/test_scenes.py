@@ -12,7 +12,7 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.data.scenes import SceneOptions, open_scene
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.recipe.parts import Part, bind
-from skysense_cli.recipe.schema import CoregisterSection
+from skysense_cli.recipe.schema.section import CoregisterSection
 
 S2 = sensors.get("sentinel2_l2a")
 INPUTS = {"s2": Input(S2.name, S2.band_names, 10.0, S2.mean, S2.std)}

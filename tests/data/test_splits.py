@@ -7,7 +7,7 @@ import pytest
 from skysense_cli.data import splits
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import Footprint, lonlat
-from skysense_cli.recipe.schema import SplitsSection
+from skysense_cli.recipe.schema.build import SplitsSection
 
 
 def square(count: int, size: float = 640) -> list[Footprint]:

@@ -11,7 +11,7 @@ from skysense_cli.data import index, npz
 from skysense_cli.data.build import build
 from skysense_cli.errors import DataError
 from skysense_cli.recipe.parts import bind
-from skysense_cli.recipe.schema import BuildDataRecipe
+from skysense_cli.recipe.schema.build import BuildDataRecipe
 
 DATE = r"_(?P<date>\d{8}T\d{6})(_ASC)?\.tif"
 

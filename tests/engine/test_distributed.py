@@ -21,7 +21,7 @@ from skysense_cli.engine import bundle, distributed
 from skysense_cli.engine.assemble import assemble_pretraining
 from skysense_cli.engine.loading import pretraining_loader
 from skysense_cli.engine.train import train
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 
 def work(number, count, path, home, store):

@@ -17,7 +17,7 @@ from skysense_cli.engine.gather import gather_labelled
 from skysense_cli.errors import DataError, RecipeError
 from skysense_cli.geo.cog import write_geotiff
 from skysense_cli.geo.grid import make_grid
-from skysense_cli.recipe.schema import FinetuneData
+from skysense_cli.recipe.schema.train import FinetuneData
 
 
 class Always(Head):

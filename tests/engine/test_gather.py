@@ -8,7 +8,8 @@ import pytest
 from skysense_cli.data import index
 from skysense_cli.engine.gather import gather, gather_labelled
 from skysense_cli.errors import DataError, RecipeError
-from skysense_cli.recipe.schema import DataSection, Period
+from skysense_cli.recipe.schema.section import Period
+from skysense_cli.recipe.schema.train import DataSection
 
 
 def section(dataset, **options):

@@ -12,7 +12,7 @@ from skysense_cli.core.objectives.multi_granularity import MultiGranularity
 from skysense_cli.core.objectives.supervised import Supervised
 from skysense_cli.core.prototypes import GeoPrototypes
 from skysense_cli.engine import optim
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 
 def make_objective():

@@ -21,7 +21,7 @@ from skysense_cli.engine.parameters import Place, freeze, is_decayed, parameter_
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.load import load_model
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 FREEZE = ("encoders.*.patch_embed", "encoders.*.units.0-11", "fusion.layers.2-23")  # the published second stage
 OURS = {"head_rec_hr.": "head.", "head_s2.": "model.lifts.s2.", "head_s1.": "model.lifts.s1.", "fusion.": "model.fusion."}

@@ -20,7 +20,7 @@ from skysense_cli.engine.spec import BundleSpec, ClassFact
 from skysense_cli.errors import BundleError, DataError, GridError, RecipeError, SkySenseError
 from skysense_cli.recipe.load import load_recipe
 from skysense_cli.recipe.parts import bind
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 S2, S1 = sensors.get("sentinel2_l2a"), sensors.get("sentinel1_grd")
 CRS, LEFT, TOP = "EPSG:32631", 574_680, 5_622_440

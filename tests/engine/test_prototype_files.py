@@ -23,7 +23,7 @@ from skysense_cli.geo.grid import lonlat, make_grid
 from skysense_cli.geo.regions import region_of
 from skysense_cli.recipe.load import load_recipe
 from skysense_cli.recipe.parts import bind
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 S2 = sensors.get("sentinel2_l2a")
 CRS, LEFT, TOP = "EPSG:32631", 574_680, 5_622_440

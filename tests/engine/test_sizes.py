@@ -13,7 +13,7 @@ from skysense_cli.engine.released import known_input
 from skysense_cli.engine.sizes import measure
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.recipe.load import load_model
-from skysense_cli.recipe.schema import ModelSection
+from skysense_cli.recipe.schema.model import ModelSection
 
 SMALL = {
     "cell_m": 40.0,

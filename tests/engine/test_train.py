@@ -20,7 +20,7 @@ from skysense_cli.engine.loading import finetuning_loader, pretraining_loader
 from skysense_cli.engine.train import train
 from skysense_cli.errors import BundleError, TrainingError
 from skysense_cli.files import sha256
-from skysense_cli.recipe.schema import TrainSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 
 def tree(folder):

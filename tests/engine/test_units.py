@@ -11,7 +11,8 @@ from skysense_cli.core.batch import Batch, SeriesBatch
 from skysense_cli.engine.assemble import build_model
 from skysense_cli.engine.distributed import shard
 from skysense_cli.engine.released import known_input
-from skysense_cli.recipe.schema import ModelSection, TrainSection
+from skysense_cli.recipe.schema.model import ModelSection
+from skysense_cli.recipe.schema.train import TrainSection
 
 SHAPES = {"hr": (1, 3, 128), "s2": (3, 10, 32), "s1": (2, 2, 32)}  # dates, channels, pixels; 2.5 m, 10 m, 10 m
 MODEL = {  # as SkySense, but small: shifted windows, an extra norm, lifts, dates, prototypes

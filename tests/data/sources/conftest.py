@@ -18,7 +18,7 @@ from rasterio.warp import transform_bounds
 
 from skysense_cli.data.build import build
 from skysense_cli.recipe.parts import Part, bind
-from skysense_cli.recipe.schema import BuildDataRecipe
+from skysense_cli.recipe.schema.build import BuildDataRecipe
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 BELGIUM = {"sentinel-2-l2a": ("s2", r"S2_(\d{8}T\d{6})\.tif"), "sentinel-1-grd": ("s1", r"S1_(\d{8}T\d{6})_ASC\.tif")}

@@ -1,0 +1,104 @@
+"""The recipes of predict, map-prototypes and embed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from skysense_cli.recipe.parts import SceneInput
+from skysense_cli.recipe.schema.section import (
+    CoregisterSection,
+    Input,
+    Name,
+    Period,
+    Section,
+    misplaced,
+    require_known,
+    require_reference,
+)
+
+
+class TilesSection(Section):
+    size_m: PositiveFloat = 640
+    overlap: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
+    batch: PositiveInt = 8
+
+
+class WriteSection(Section):
+    """`gsd`: pixel size of the map in metres (null: the anchor's). `dtype`: of probabilities; uint8 holds 0-200."""
+
+    what: Literal["class", "probability", "confidence"] = "class"
+    gsd: PositiveFloat | None = None
+    dtype: Literal["uint8", "float32"] = "uint8"
+    compress: Literal["deflate", "zstd", "lzw"] = "deflate"
+
+
+class SceneRecipe(Section):
+    """What every command on scenes asks for. `coregister`: measured on the scene, as build-data does on a block."""
+
+    recipe: str
+    version: Literal[1]
+    bundle: Annotated[Path, Input()]
+    scene: Annotated[dict[Name, SceneInput], Field(min_length=1)]  # type: ignore[valid-type]
+    scene_gsd: Literal["refuse", "resample", "as_is"] = "refuse"
+    period: Period | None = None
+    dates: dict[Name, PositiveInt] | None = None
+    coregister: CoregisterSection | None = None
+    output: Path
+    tiles: TilesSection = TilesSection()
+
+    @model_validator(mode="after")
+    def _names_known(self) -> "SceneRecipe":
+        require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
+        require_reference(self.coregister, self.scene)
+        return self
+
+
+class PredictRecipe(SceneRecipe):
+    recipe: Literal["predict"]
+    write: WriteSection = WriteSection()
+
+
+class MapPrototypesRecipe(SceneRecipe):
+    recipe: Literal["map-prototypes"]
+
+
+class EmbedData(Section):
+    """Samples and at most how many of their dates are seen (evenly spread). `split`: null = all. `batch`: samples per step."""
+
+    index: Annotated[Path, Input()]
+    split: str | None = None
+    dates: Annotated[dict[Name, PositiveInt], Field(min_length=1)]
+    period: Period | None = None
+    limit: PositiveInt | None = None
+    batch: PositiveInt = 8
+
+
+class EmbedRecipe(SceneRecipe):
+    """Features of a scene or of samples; exactly one of `scene`, `data`.
+
+    feature: fused, fused_mm (without the geo-context), or a modality (the mean over its dates)
+    cells: write the features of every cell as GeoTIFF      vectors: write one per sample or tile as GeoParquet
+    """
+
+    recipe: Literal["embed"]
+    scene: dict[Name, SceneInput] = Field(default_factory=dict)  # type: ignore[valid-type]
+    data: EmbedData | None = None
+    feature: Name = "fused"
+    cells: bool = True
+    vectors: bool = True
+
+    @model_validator(mode="after")
+    def _names_known(self) -> "EmbedRecipe":
+        if bool(self.scene) == (self.data is not None):
+            raise ValueError("give either scene (one scene) or data (samples)")
+        if not self.cells and not self.vectors:
+            raise misplaced(("cells",), "is false, and so is vectors: nothing would be written")
+        if self.data is None:
+            require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
+            require_reference(self.coregister, self.scene)
+        for name in ("dates", "period", "coregister"):
+            if self.data is not None and getattr(self, name) is not None:
+                where = f"data.{name}" if name != "coregister" else "the recipe of build-data"
+                raise misplaced((name,), f"belongs to a scene; for samples it stands in {where}")
+        return self
