@@ -25,26 +25,29 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 @pytest.fixture(scope="module")
-def served(badinput_dir, tmp_path_factory):
-    """The module of the server and its address."""
-    spec = importlib.util.spec_from_file_location("flaky_server", badinput_dir / "flaky_server.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    root = tmp_path_factory.mktemp("served")
-    (root / "f.bin").write_bytes(BODY)
-    server = module.start(str(root))
-    yield module, f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+def servers():
+    """Servers that are still up; they end together, since a shutdown takes half a second."""
+    started = []
+    yield started
+    with ThreadPoolExecutor(len(started) or 1) as pool:
+        list(pool.map(lambda server: server.shutdown(), started))
+    for server in started:
+        server.server_close()
 
 
 @pytest.fixture
-def flaky(served, tmp_path):
-    """The server, which has forgotten all earlier requests."""
-    module, address = served
-    module.COUNT.clear()
-    module.H.log = io.StringIO()
-    return Flaky(address, module.H.log, tmp_path / "got")
+def flaky(servers, badinput_dir, tmp_path):
+    """A server of this test alone: it notes a request after the answer is out, maybe when the next test is on."""
+    spec = importlib.util.spec_from_file_location("flaky_server", badinput_dir / "flaky_server.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    root = tmp_path / "served"
+    root.mkdir()
+    (root / "f.bin").write_bytes(BODY)
+    log = io.StringIO()
+    server = module.start(str(root), log=log)
+    servers.append(server)
+    return Flaky(f"http://127.0.0.1:{server.server_address[1]}", log, tmp_path / "got")
 
 
 class Flaky:
@@ -56,7 +59,12 @@ class Flaky:
         return fetch(f"{self.address}/{fault}/f.bin", self.home / "f.bin", **options)
 
     def asked(self):
-        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+        """The requests so far, once none has been noted for a while."""
+        seen = None
+        while seen != (now := self.log.getvalue()):
+            seen = now
+            time.sleep(0.1)
+        return [json.loads(line) for line in seen.splitlines()]
 
     def plant(self, have, fault, validator=f'"{DIGEST[:16]}"'):
         """What an earlier run left behind."""
