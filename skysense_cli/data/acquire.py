@@ -1,7 +1,7 @@
 """One date on one grid, in stored units. The one way pixels come in, for building samples and for prediction."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from skysense_cli.data.sar.scene import read_power
 from skysense_cli.data.sources import Asset, Item
 from skysense_cli.errors import DataError
 from skysense_cli.geo import raster
+from skysense_cli.geo.axes import aligned
+from skysense_cli.geo.layer import Layer, Whole, stacked
 from skysense_cli.geo.raster import RasterInfo
-from skysense_cli.geo.resample import aligned
 from skysense_cli.sensors import Sensor
 
 METRES_PER_DEGREE = 111_320.0
@@ -45,11 +46,18 @@ class Acquisition:
 
 @dataclass(frozen=True, eq=False)
 class _Raw:
-    """Numbers as read (C, H, W), where each is data, and the facts of the files."""
+    """The bands as read, and the facts of the files."""
 
-    numbers: np.ndarray
-    flags: np.ndarray
+    layers: list[Layer]
     infos: tuple[RasterInfo, ...]
+
+    @property
+    def data(self) -> np.ndarray:
+        """(H, W) bool: some band has a number."""
+        some = self.layers[0].known.copy()
+        for layer in self.layers[1:]:
+            some |= layer.known
+        return some
 
 
 def narrowed(sensor: Sensor, bands: Sequence[str]) -> Sensor:
@@ -91,18 +99,19 @@ def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shif
     assets = [item.assets[band] for band in bands]
     raw = _read(assets, grid, shift_m, lambda info, asset: _nodata_of_counts(info, asset, sensor))
     _check_stretch(sensor, raw.infos, assets)
-    data = np.asarray(raw.flags.any(axis=0))
+    data = raw.data
     offset = np.array([asset.offset for asset in assets], np.float32)
     scale = np.array([asset.scale for asset in assets], np.float32)
-    offset, contradicted = radiometry.settle_offset(raw.numbers, data, offset, bands) if judge else (offset, False)
+    offset, contradicted = radiometry.settle_offset(raw.layers, data, offset, bands) if judge else (offset, False)
     if contradicted:
         baseline = item.meta.get("baseline", "?")
         console.warn(f"{item.id}: its numbers are too low to carry the offset of baseline {baseline}; nothing is removed")
     if judge:
-        numbers, few = _thinned(raw.numbers, data)
-        counts = (numbers + offset[:, None, None]) * scale[:, None, None]
+        counts, few = _thinned(raw.layers, data)
+        counts += offset[:, None, None]
+        counts *= scale[:, None, None]
         radiometry.check_numbers(sensor, counts, few, _name(item, assets), sensor.units)
-    stored = radiometry.store(sensor, raw.numbers, data, scale, offset)
+    stored = radiometry.store(sensor, _emptied(raw.layers), data, scale, offset)
     if sensor.kind == "optical":
         stored.facts["offset_applied"] = float(offset.min())
         stored.facts.update({"offset_contradicted": True} if contradicted else {})
@@ -127,16 +136,16 @@ def _radar(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift
     assets = [item.assets[band] for band in bands]
     facts: dict[str, Any] = {}
     if assets[0].radar is not None:
-        power, known, facts = read_power(assets, grid, shift_m)
-        raw = _Raw(power, known, ())
+        numbers, flags, facts = read_power(assets, grid, shift_m)
     else:
         raw = _read(assets, grid, shift_m, _nodata_of_radar if form == "linear" else _declared, power=form == "dB")
-    data = np.asarray(raw.flags.any(axis=0))
+        numbers, flags = stacked(raw.layers)
+    data = np.asarray(flags.any(axis=0))
     if judge:
-        radiometry.check_numbers(sensor, *_thinned(raw.numbers, data), _name(item, assets), item.units)
+        radiometry.check_numbers(sensor, *_thinned(numbers, data), _name(item, assets), item.units)
     if form == "dB":
-        return radiometry.floored(np.where(raw.flags, raw.numbers, np.nan), data)
-    stored = radiometry.store_db(np.where(raw.flags, raw.numbers, 0), data)
+        return radiometry.floored(np.where(flags, numbers, np.nan), data)
+    stored = radiometry.store_db(np.where(flags, numbers, 0), data)
     stored.facts.update({"converted": "linear power to dB", **facts})
     return stored
 
@@ -147,31 +156,25 @@ def _read(assets: Sequence[Asset], grid: GeoBox, shift_m: tuple[float, float], n
     places: dict[tuple[str, float | None], list[int]] = {}
     for position, asset in enumerate(assets):
         places.setdefault((asset.path, asset.nodata), []).append(position)
-    pixels: list[np.ndarray] = [np.empty(0)] * len(assets)
-    flags: list[np.ndarray] = [np.empty(0)] * len(assets)
+    layers: dict[int, Layer] = {}
     infos = []
     for (path, _), positions in places.items():
         with raster.open_raster(path) as dataset:
             info = raster.describe(dataset)
             exact = _same_pixels(info, grid, shift_m)
-            found, known = raster.read_on_grid(
+            found = raster.read_layers(
                 dataset, grid, [assets[k].number for k in positions], resampling="nearest" if exact else _method(info, grid, power),
                 nodata=nodata(info, assets[positions[0]]), shift_m=shift_m, before=_to_power if power and not exact else None,
             )  # fmt: skip
-        if power and not exact:
-            found = _to_db(found)
         infos.append(info)
-        for place, position in enumerate(positions):
-            pixels[position], flags[position] = found[place], known[place]
-    return _Raw(_stacked(pixels), _stacked(flags), tuple(infos))
+        layers.update(zip(positions, [_in_db(layer) for layer in found] if power and not exact else found, strict=True))
+    return _Raw([layers[k] for k in range(len(assets))], tuple(infos))
 
 
-def _stacked(parts: list[np.ndarray]) -> np.ndarray:
-    """`np.stack` that empties the list as it goes, so that memory holds the bands once."""
-    out = np.empty((len(parts), *parts[0].shape), np.result_type(*parts))
-    for number in range(len(parts)):
-        out[number], parts[number] = parts[number], np.empty(0)
-    return out
+def _emptied(layers: list[Layer]) -> Iterator[Layer]:
+    """The layers in order, taken out of the list, so that memory holds only those to come."""
+    while layers:
+        yield layers.pop(0)
 
 
 def _extra(asset: Asset, grid: GeoBox, shift_m: tuple[float, float], plain: bool) -> np.ndarray:
@@ -233,9 +236,9 @@ def _to_power(decibels: np.ndarray) -> np.ndarray:
     return np.power(10.0, decibels.astype(np.float32) / 10).astype(np.float32)
 
 
-def _to_db(power: np.ndarray) -> np.ndarray:
+def _in_db(power: Layer) -> Layer:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 10 * np.log10(power)
+        return Whole(10 * np.log10(power[:]), power.known)
 
 
 # checks
@@ -251,10 +254,10 @@ def _check_stretch(sensor: Sensor, infos: Sequence[RasterInfo], assets: Sequence
         )
 
 
-def _thinned(numbers: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _thinned(bands: Iterable[Layer | np.ndarray], data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every so many rows and columns: enough for a median."""
     step = max(1, int(np.sqrt(data.size / LOOKED_AT)))
-    return numbers[:, ::step, ::step].astype(np.float32), data[::step, ::step]
+    return np.stack([band[::step][:, ::step].astype(np.float32) for band in bands]), data[::step, ::step]
 
 
 def _name(item: Item, assets: Sequence[Asset]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skysense_cli.data.dates import SAME_PASS_S
+from skysense_cli.data.scratch import Dates
 from skysense_cli.data.sources import Item
 
 JOINED = "+"  # between the ids of the pieces
@@ -28,24 +29,26 @@ def passes(items: Sequence[Item]) -> list[tuple[int, ...]]:
     return [tuple(sorted(group, key=lambda k: _rank(items[k]))) for group in groups if len(group) > 1]
 
 
-def fill(pixels: np.ndarray, valid: np.ndarray, pieces: Sequence[int], nodata: float) -> dict[int, float]:
+def fill(pixels: Dates | np.ndarray, valid: Dates | np.ndarray, pieces: Sequence[int], nodata: float) -> dict[int, float]:
     """Lay the pieces of a date: the first one's holes are filled from the second, then from the third ...
 
-    pixels: (T, C, H, W) in stored units, `nodata` in all bands where there is no data      valid: (T, H, W)
+    pixels: T dates (C, H, W) in stored units, `nodata` in all bands where there is no data      valid: T dates (H, W)
     pieces: positions in T. The date goes to the earliest that gave something, the others are valid nowhere afterwards
     Gives the share of the block of each piece that gave something. No number is mixed or changed.
     """
-    whole, clear = pixels[pieces[0]].copy(), valid[pieces[0]].copy()
+    whole, clear = np.array(pixels[pieces[0]]), np.array(valid[pieces[0]])
     known = _data(whole, nodata)
     shares = {pieces[0]: float(known.mean())}
     for piece in pieces[1:]:
-        new = _data(pixels[piece], nodata) & ~known
+        other = pixels[piece]
+        new = _data(other, nodata) & ~known
         shares[piece] = float(new.mean())
-        whole[:, new] = pixels[piece][:, new]
+        for band, values in zip(whole, other, strict=True):
+            band[new] = values[new]
         clear[new] = valid[piece][new]
         known |= new
     for piece in pieces:
-        valid[piece] = False
+        valid[piece] = np.zeros_like(clear)
     given = {piece: share for piece, share in shares.items() if share} or {pieces[0]: 0.0}
     pixels[min(given)], valid[min(given)] = whole, clear
     return given
@@ -70,4 +73,7 @@ def _rank(item: Item) -> tuple[float, str]:
 
 def _data(pixels: np.ndarray, nodata: float) -> np.ndarray:
     """(H, W) bool of stored pixels (C, H, W): some band has a number."""
-    return ~np.isnan(pixels).all(axis=0) if np.isnan(nodata) else (pixels != nodata).any(axis=0)
+    some = np.zeros(pixels.shape[1:], bool)
+    for band in pixels:
+        some |= ~np.isnan(band) if np.isnan(nodata) else band != nodata
+    return some

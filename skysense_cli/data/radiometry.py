@@ -4,17 +4,19 @@
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from skysense_cli.errors import DataError
+from skysense_cli.geo.layer import Layer
 from skysense_cli.sensors import Sensor
 
 FLOOR_DB = -35.0  # below the noise of every Sentinel-1 mode
 SATURATED = 65535
+STRIP_ROWS = 64
 BASELINE_OFFSET = -1000.0  # added to digital numbers since processing baseline 04.00
 REFLECTANCE = re.compile(r"B(0[1-9]|1[0-2]|8A)")  # names of bands that carry reflectance, unlike SCL and other classes
 DARK_BANDS = ("B02", "B03", "B04")  # in these no scene has a clearly negative median reflectance
@@ -67,29 +69,32 @@ def has_data(raw: np.ndarray, flags: np.ndarray, nodata: float | None) -> np.nda
     return (some & flags).any(axis=0)
 
 
-def store(sensor: Sensor, raw: np.ndarray, data: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> Stored:
+def store(sensor: Sensor, raw: Iterable[Layer | np.ndarray], data: np.ndarray, scale: np.ndarray, offset: np.ndarray) -> Stored:
     """Counts of an optical or RGB sensor: (raw + offset) * scale, clipped to what the sensor stores.
 
-    raw: (C, H, W)      data: (H, W) bool      scale, offset: (C,)
+    raw: C bands of (H, W), asked for one by one      data: (H, W) bool      scale, offset: (C,)
     clipped_share is the share of numbers with data that the clip changed.
     """
     low, high = (1, 65534) if sensor.dtype == "uint16" else (0, 255)
-    pixels, saturated, clipped = np.empty(raw.shape, sensor.dtype), np.zeros_like(data), 0
-    for band, numbers in enumerate(raw):  # band by band: less memory
-        if sensor.dtype == "uint16":
-            saturated |= numbers >= SATURATED - 0.5
-        counts = (numbers.astype(np.float32) + offset[band]) * scale[band]
-        np.rint(counts, out=counts)
-        if counts.size and not (low <= float(counts.min()) and float(counts.max()) <= high):  # NaN is neither
-            np.nan_to_num(counts, copy=False, nan=low, posinf=high, neginf=low)
-            clipped += int((((counts < low) | (counts > high)) & data).sum())
-            np.clip(counts, low, high, out=counts)
-        pixels[band] = counts
+    pixels, saturated, clipped = np.empty((len(scale), *data.shape), sensor.dtype), np.zeros_like(data), 0
+    for band, given in enumerate(raw):
+        for start in range(0, len(data), STRIP_ROWS):  # strip by strip: all that is done to one stays in the processor's cache
+            rows = slice(start, start + STRIP_ROWS)
+            numbers = given[rows]
+            if sensor.dtype == "uint16":
+                saturated[rows] |= numbers >= SATURATED - 0.5
+            counts = (numbers.astype(np.float32) + offset[band]) * scale[band]
+            np.rint(counts, out=counts)
+            if counts.size and not (low <= float(counts.min()) and float(counts.max()) <= high):  # NaN is neither
+                np.nan_to_num(counts, copy=False, nan=low, posinf=high, neginf=low)
+                clipped += int((((counts < low) | (counts > high)) & data[rows]).sum())
+                np.clip(counts, low, high, out=counts)
+            pixels[band, rows] = counts
     if low == 0:  # black pixels with data are kept apart from nodata, which is zero in all bands
-        pixels[:, data & (pixels == 0).all(axis=0)] = 1
+        pixels[:, data & ~pixels.any(axis=0)] = 1
     if not data.all():
         pixels[:, ~data] = sensor.nodata
-    share = clipped / max(int(data.sum()) * len(raw), 1)
+    share = clipped / max(int(data.sum()) * len(scale), 1)
     return Stored(pixels, data, data & ~saturated, {"clipped_share": round(share, 6)})
 
 
@@ -112,7 +117,7 @@ def floored(decibels: np.ndarray, data: np.ndarray) -> Stored:
     return Stored(pixels, data, data, {"floored_share": round(share, 6)})
 
 
-def settle_offset(raw: np.ndarray, data: np.ndarray, offset: np.ndarray, bands: Sequence[str]) -> tuple[np.ndarray, bool]:
+def settle_offset(raw: Sequence[Layer | np.ndarray], data: np.ndarray, offset: np.ndarray, bands: Sequence[str]) -> tuple[np.ndarray, bool]:
     """The offset to add, and whether the numbers contradicted the catalogue.
 
     Flags that say whether a source has already removed the baseline offset are wrong at times. Numbers
@@ -121,7 +126,7 @@ def settle_offset(raw: np.ndarray, data: np.ndarray, offset: np.ndarray, bands: 
     visible = [number for number, name in enumerate(bands) if name in DARK_BANDS and offset[number] == BASELINE_OFFSET]
     if not visible or not data.any():
         return offset, False
-    removed = min(float(np.median(raw[number][data])) for number in visible) < -BASELINE_OFFSET - BELOW_ZERO
+    removed = min(float(np.median(raw[number][:][data])) for number in visible) < -BASELINE_OFFSET - BELOW_ZERO
     return (np.zeros_like(offset), True) if removed else (offset, False)
 
 
@@ -132,13 +137,12 @@ def check_numbers(sensor: Sensor, counts: np.ndarray, data: np.ndarray, name: st
     The brightest band's median is never below 0.1 x, the darkest band's never above 10 x the typical range,
     not even over deep water or snow.
     """
-    some = counts[:, data]
-    if some.size == 0:
+    if not data.any():
         return
     if sensor.kind == "sar":
-        _check_radar(some, name, units)
+        _check_radar(counts[:, data], name, units)
         return
-    medians = np.nanmedian(some, axis=1)
+    medians = np.array([np.nanmedian(band[data]) for band in counts])
     low, high = sensor.typical
     if medians.max() >= 0.1 * low and medians.min() <= 10 * high:
         return

@@ -18,6 +18,7 @@ from skysense_cli.data.gate import Look, look
 from skysense_cli.data.overpass import JOINED, fill, passes
 from skysense_cli.data.radiometry import Contradiction
 from skysense_cli.data.sample import Series
+from skysense_cli.data.scratch import Dates
 from skysense_cli.data.sources import Item, within
 from skysense_cli.data.verdicts import corrected, facts_of, refusal, settled, verdicts
 from skysense_cli.errors import GridError
@@ -32,15 +33,15 @@ TOO_LITTLE = "valid on at most"  # begins the note of a date that no footprint c
 class Stack:
     """The dates of a feed over the footprints of a block.
 
-    pixels: (T, C, H, W), valid: (T, H, W), files mapped from disk      shares: (T, F) valid share of each footprint
+    pixels: of T dates (C, H, W), valid: (H, W), on disk      shares: (T, F) valid share of each footprint
     meta: per date, the facts for the sample      notes: per date, why it was dropped for the whole block, or ""
     """
 
     feed: Feed
     left: float
     top: float
-    pixels: np.ndarray
-    valid: np.ndarray
+    pixels: Dates
+    valid: Dates
     shares: np.ndarray
     meta: list[dict[str, Any]]
     notes: list[str]
@@ -62,9 +63,9 @@ class Stack:
         return Series(
             sensor=feed.sensor.name,
             bands=feed.bands,
-            pixels=np.stack([self.pixels[k, :, rows, columns] for k in kept]),
+            pixels=_windows(self.pixels, kept, rows, columns),
             times=times[kept],
-            valid=np.stack([self.valid[k, rows, columns] for k in kept]),
+            valid=_windows(self.valid, kept, rows, columns),
             items=tuple(ids[k] for k in kept),
             grid=footprint.grid(feed.gsd),
             units=feed.sensor.units,
@@ -85,8 +86,8 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
     grid = make_grid(left, top, feed.gsd, round((top - bottom) / feed.gsd), round((right - left) / feed.gsd), footprints[0].crs)
     windows = [window(footprint, left, top, feed.gsd) for footprint in footprints]
     count = len(feed.items)
-    pixels = _mapped(folder / f"{feed.name}-pixels.npy", feed.sensor.dtype, (count, len(feed.bands), *grid.shape))
-    valid = _mapped(folder / f"{feed.name}-valid.npy", "bool", (count, *grid.shape))
+    pixels = Dates(folder / f"{feed.name}-pixels", feed.sensor.dtype, count, (len(feed.bands), *grid.shape))
+    valid = Dates(folder / f"{feed.name}-valid", "bool", count, (grid.shape[0], grid.shape[1]))
     shares, meta, notes = np.zeros((count, len(footprints))), [], []
     looks: list[Look | None] = [None] * count
     denied: list[Contradiction] = []
@@ -119,6 +120,7 @@ def read_stack(feed: Feed, footprints: Sequence[Footprint], alignments: Mapping[
             pixels[number], valid[number] = date.pixels, date.valid
         if not note or (number in pieces and date.valid.mean() >= LEAST_PIECE):
             looks[number] = look(date.pixels, date.valid)
+        del date  # before the next one is read
     if denied and len(denied) == count:
         raise denied[0]
     stack = Stack(feed, left, top, pixels, valid, shares, meta, notes)
@@ -230,8 +232,10 @@ def _spared(stack: Stack, item: Item) -> str:
     return f"other dates were clearer (at_most {stack.feed.dates.at_most}), or its samples were not built"
 
 
-def _mapped(path: Path, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A file of zeros that takes disk only where it is written; an array where there is nothing to hold."""
-    if 0 in shape:
-        return np.zeros(shape, dtype)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+def _windows(dates: Dates, kept: Sequence[int], rows: slice, columns: slice) -> np.ndarray:
+    """(T, ..., h, w) of these dates; each is mapped only while it is copied."""
+    first = dates[kept[0]][..., rows, columns]
+    out = np.empty((len(kept), *first.shape), first.dtype)
+    for position, number in enumerate(kept):
+        out[position] = dates[number][..., rows, columns]
+    return out

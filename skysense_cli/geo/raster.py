@@ -15,11 +15,13 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from skysense_cli.errors import GridError
+from skysense_cli.geo.axes import aligned
 from skysense_cli.geo.crs import crs_text
 from skysense_cli.geo.grid import shifted
 from skysense_cli.geo.grid import window as window_in
+from skysense_cli.geo.layer import Layer, Whole, stacked
 from skysense_cli.geo.opening import Place, failure, open_raster, place_of, reason_of
-from skysense_cli.geo.resample import Method, aligned, resample, window_of
+from skysense_cli.geo.resample import Method, layers, window_of
 
 MOST_READ_BYTES = 4 << 30  # of one read
 
@@ -77,6 +79,14 @@ def read_on_grid(source: Place | DatasetReader, grid: GeoBox, numbers: Numbers, 
     keeps the dtype, the other methods give float32 with NaN where there is no data. Outside the
     raster there is no data; alpha and mask bands are honoured; NaN is never data.
     """
+    return stacked(read_layers(source, grid, numbers, resampling=resampling, nodata=nodata, shift_m=shift_m, before=before))
+
+
+def read_layers(source: Place | DatasetReader, grid: GeoBox, numbers: Numbers, *,
+                resampling: Method = "nearest", nodata: float | None = None,
+                shift_m: tuple[float, float] = (0.0, 0.0), before: Callable[[np.ndarray], np.ndarray] | None = None,
+                ) -> list[Layer]:  # fmt: skip
+    """As `read_on_grid`, a layer per band: all are read, but coarser pixels are interpolated only as rows are asked for."""
     with _opened(source) as dataset:
         place = _place(dataset)
         moved = shifted(grid, -shift_m[0], -shift_m[1])
@@ -85,15 +95,15 @@ def read_on_grid(source: Place | DatasetReader, grid: GeoBox, numbers: Numbers, 
         offsets = [s.offset(n) for s, n in zip(steps, grid.shape, strict=True)] if steps else [None, None]
         if offsets[0] is not None and offsets[1] is not None:
             pixels, data = _cut(dataset, numbers, offsets[0], offsets[1], (grid.shape[0], grid.shape[1]), nodata)
-            return (pixels if before is None else before(pixels)), data
+            return _whole(pixels if before is None else before(pixels), data)
         window = window_of(place, moved)
         if any(part.start == part.stop for part in window):
             dtype = np.dtype(dataset.dtypes[0] if resampling == "nearest" and before is None else "float32")
             empty = np.full((len(numbers), *grid.shape), np.nan if dtype.kind == "f" else 0, dtype)
-            return empty, np.zeros(empty.shape, bool)
+            return _whole(empty, np.zeros(empty.shape, bool))
         pixels, data = read_window(dataset, numbers, window, nodata=nodata)
         part = window_in(place, *window)
-        return resample(pixels if before is None else before(pixels), data, part, moved, resampling)
+        return layers(pixels if before is None else before(pixels), data, part, moved, resampling)
 
 
 def read_window(source: Place | DatasetReader, numbers: Numbers, window: tuple[slice, slice] | None = None, *,
@@ -166,6 +176,10 @@ def _check_comparable(name: str, place: GeoBox, grid: GeoBox) -> None:
 
 
 # reading
+
+
+def _whole(pixels: np.ndarray, data: np.ndarray) -> list[Layer]:
+    return [Whole(values, known) for values, known in zip(pixels, data, strict=True)]
 
 
 def _cut(dataset: DatasetReader, numbers: Numbers, top: int, left: int, shape: tuple[int, int],

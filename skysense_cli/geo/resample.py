@@ -13,14 +13,14 @@ from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from skysense_cli.errors import GridError
+from skysense_cli.geo.axes import Steps, aligned
 from skysense_cli.geo.crs import crs_text, transformer
 from skysense_cli.geo.grid import shifted
+from skysense_cli.geo.layer import Doubled, Interpolated, Layer, Whole, stacked
 
 Method = Literal["nearest", "bilinear", "average", "cubic"]
 
-ON_GRID_PX = 0.01  # grids that agree to this part of a pixel are one grid
 COARSER = 1 / 0.95  # beyond this ratio GDAL's kernels grow with the step, so a plain bilinear would differ
-TIE = 1e-9  # as GDAL, a place on the border of two pixels belongs to the later one, rounding apart
 
 
 def resample(pixels: np.ndarray, data: np.ndarray, source: GeoBox, grid: GeoBox, method: Method) -> tuple[np.ndarray, np.ndarray]:
@@ -30,38 +30,18 @@ def resample(pixels: np.ndarray, data: np.ndarray, source: GeoBox, grid: GeoBox,
     A pixel has data where the source pixel around its centre has; with average, where any source
     pixel in it has. Missing neighbours are left out and the other weights scaled up.
     """
+    return stacked(layers(pixels, data, source, grid, method))
+
+
+def layers(pixels: np.ndarray, data: np.ndarray, source: GeoBox, grid: GeoBox, method: Method) -> list[Layer]:
+    """As `resample`, each band for itself; a bilinear one along the axes is interpolated row by row when it is asked for."""
     steps = aligned(source, grid)
+    shape = (grid.shape[0], grid.shape[1])
     if steps is not None and method == "nearest":
-        return _nearest(pixels, data, steps, grid)
+        return [_nearest(values, known, steps, shape) for values, known in zip(pixels, data, strict=True)]
     if steps is not None and method == "bilinear" and max(steps[0].step, steps[1].step) <= COARSER:
-        return _bilinear(pixels, data, steps, grid)
-    return _warped(pixels, data, source, grid, method)
-
-
-class Steps:
-    """Along one axis: pixel k of the grid has its centre at `start + (k + 0.5) * step` in source pixels."""
-
-    def __init__(self, start: float, step: float) -> None:
-        self.start, self.step = start, step
-
-    def offset(self, length: int) -> int | None:
-        """The whole number of source pixels by which the grid is moved, or None if it has other pixels."""
-        whole = round(self.start)
-        end = self.start + self.step * length
-        return whole if abs(self.start - whole) < ON_GRID_PX and abs(end - whole - length) < ON_GRID_PX else None
-
-    def centres(self, length: int) -> np.ndarray:
-        """Centres of the grid's pixels, in source pixels from its first edge."""
-        return self.start + (np.arange(length) + 0.5) * self.step
-
-
-def aligned(source: GeoBox, grid: GeoBox) -> tuple[Steps, Steps] | None:
-    """(rows, columns) when both grids are north-up in one CRS, else None."""
-    a, b, c, d, e, f = source.affine[:6]
-    ga, gb, gc, gd, ge, gf = grid.affine[:6]
-    if b or d or gb or gd or min(a, ga, -e, -ge) <= 0 or crs_text(source.crs) != crs_text(grid.crs):
-        return None
-    return Steps((gf - f) / e, ge / e), Steps((gc - c) / a, ga / a)
+        return [_linear(values, known, steps, shape) for values, known in zip(pixels, data, strict=True)]
+    return [Whole(values, known) for values, known in zip(*_warped(pixels, data, source, grid, method), strict=True)]
 
 
 def window_of(source: GeoBox, grid: GeoBox) -> tuple[slice, slice]:
@@ -82,77 +62,16 @@ def window_of(source: GeoBox, grid: GeoBox) -> tuple[slice, slice]:
 # along the axes
 
 
-def _nearest(pixels: np.ndarray, data: np.ndarray, steps: tuple[Steps, Steps], grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    picks = []
-    for axis, length in enumerate(grid.shape):
-        index = np.floor(steps[axis].centres(length) + TIE).astype(np.int64)
-        picks.append((np.clip(index, 0, pixels.shape[axis + 1] - 1), (index >= 0) & (index < pixels.shape[axis + 1])))
-    (rows, rows_in), (columns, columns_in) = picks
-    found = data[:, rows[:, None], columns] & (rows_in[:, None] & columns_in)
-    return np.where(found, pixels[:, rows[:, None], columns], pixels.dtype.type(0)), found
+def _nearest(values: np.ndarray, known: np.ndarray, steps: tuple[Steps, Steps], shape: tuple[int, int]) -> Layer:
+    (rows, rows_in), (columns, columns_in) = (s.nearest(np.arange(n), m) for s, n, m in zip(steps, shape, values.shape, strict=True))
+    found = known[rows[:, None], columns] & (rows_in[:, None] & columns_in)
+    return Whole(np.where(found, values[rows[:, None], columns], values.dtype.type(0)), found)
 
 
-def _bilinear(pixels: np.ndarray, data: np.ndarray, steps: tuple[Steps, Steps], grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
-    if (
-        pixels.dtype in (np.uint8, np.int16, np.uint16)
-        and all(_halves(s, n, m) for s, n, m in zip(steps, grid.shape, data.shape[1:], strict=True))
-        and data.all()
-    ):  # nothing is missing: no weights to count, and quarters of quarters are exact in float32
-        out = np.empty((len(pixels), *grid.shape), np.float32)
-        for band, values in enumerate(pixels):
-            down = _halved(values.astype(np.float32), steps[0], grid.shape[0], 0)
-            out[band] = _halved(down, steps[1], grid.shape[1], 1)
-        return out, np.ones(out.shape, bool)
-    _, found = _nearest(data, data, steps, grid)
-    out = np.full((len(pixels), *grid.shape), np.nan, np.float32)
-    for band, (values, known) in enumerate(zip(pixels, data, strict=True)):  # band by band: less memory
-        filled = np.where(known, values, 0).astype(np.float64)
-        weight = _between(_between(known.astype(np.float64), steps[0], grid.shape[0], 0), steps[1], grid.shape[1], 1)
-        total = _between(_between(filled, steps[0], grid.shape[0], 0), steps[1], grid.shape[1], 1)
-        np.divide(total, weight, out=out[band], where=found[band], casting="same_kind")
-    return out, found
-
-
-def _halves(steps: Steps, length: int, available: int) -> bool:
-    """Whether pixels are halved exactly, from an edge or a middle of one, and all lie inside."""
-    return steps.step == 0.5 and (2 * steps.start).is_integer() and steps.start >= 0 and steps.start + length / 2 <= available
-
-
-def _halved(values: np.ndarray, steps: Steps, length: int, axis: int) -> np.ndarray:
-    """Linear interpolation where `_halves`: three quarters of the pixel, one of the neighbour on that side (of itself at an edge)."""
-    shape = (length, values.shape[1]) if axis == 0 else (values.shape[0], length)
-    out = np.empty(shape, np.float32)
-    first = int(2 * steps.start)  # in half pixels
-    for start in range(min(length, 2)):
-        count = len(range(start, length, 2))
-        pixel, side = divmod(first + start, 2)
-        pixels = np.arange(pixel, pixel + count)
-        others = np.clip(pixels + (1 if side else -1), 0, values.shape[axis] - 1)
-        part = out[start::2] if axis == 0 else out[:, start::2]
-        np.multiply(_run(values, pixels, axis), np.float32(0.75), out=part)
-        part += _run(values, others, axis) * np.float32(0.25)
-    return out
-
-
-def _run(values: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
-    """The values at consecutive positions, the first or last of which may be repeated."""
-    inner = values[index[0] : index[-1] + 1] if axis == 0 else values[:, index[0] : index[-1] + 1]
-    if inner.shape[axis] == len(index):
-        return inner
-    return np.take(values, index, axis)
-
-
-def _between(values: np.ndarray, steps: Steps, length: int, axis: int) -> np.ndarray:
-    """Linear interpolation along one axis; what lies outside counts as 0."""
-    place = steps.centres(length) - 0.5
-    low = np.floor(place + TIE).astype(np.int64)
-    share = np.clip(place - low, 0, 1)
-    shape = (-1, 1) if axis == 0 else (1, -1)
-    total = np.zeros((length, values.shape[1]) if axis == 0 else (values.shape[0], length))
-    for index, part in ((low, 1 - share), (low + 1, share)):
-        inside = (index >= 0) & (index < values.shape[axis])
-        total += np.take(values, np.clip(index, 0, values.shape[axis] - 1), axis) * (part * inside).reshape(shape)
-    return total
+def _linear(values: np.ndarray, known: np.ndarray, steps: tuple[Steps, Steps], shape: tuple[int, int]) -> Layer:
+    if Doubled.can(values, known, steps, shape):
+        return Doubled(values, steps, shape)
+    return Interpolated(values, known, steps, shape)
 
 
 # any other way

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import rasterio
@@ -227,3 +229,25 @@ def test_reflectance_that_only_the_cloud_mask_reads_has_its_offset_removed(geoti
     spy = Spy()
     acquire(item, sensor, make_grid(500000, 5600000, 10, 4, 4, "EPSG:32631"), bands=["B02"], cloud_mask=spy)
     assert (spy.seen["B01"] == 700).all() and (spy.seen["SCL"] == 4).all()
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_date_of_ten_bands_never_needs_the_memory_of_three(tmp_path, geotiff, hole):
+    """Four bands of 10 m, six of 20 m, one file each; with a hole nothing is doubled exactly."""
+    side, random, assets = 1024, np.random.default_rng(0), {}
+    for number, band in enumerate(S2.band_names):
+        step = 1 if number in (0, 1, 2, 6) else 2
+        pixels = random.integers(100, 5000, (side // step, side // step)).astype(np.uint16)
+        pixels[:3, :5] = 0 if hole else 7
+        assets[band] = Asset(str(geotiff(tmp_path / f"{band}.tif", pixels, gsd=10 * step)), 1)
+    item = Item("item", TIME, assets, S2.units, {})
+    grid = make_grid(500000, 5600000, 10, side, side, "EPSG:32631")
+    get(item, S2, grid)  # imports and caches
+    tracemalloc.start()
+    try:
+        date = get(item, S2, grid)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert date.valid.all() != hole
+    assert most <= 3 * date.pixels.nbytes, f"{most / date.pixels.nbytes:.2f}"
