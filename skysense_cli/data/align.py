@@ -1,7 +1,7 @@
 """How every item of a block is moved: measured once per item against the reference modality, on the whole block."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -16,8 +16,9 @@ from skysense_cli.data.radiometry import Contradiction
 from skysense_cli.data.sources import Item
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import Bounds, make_grid
+from skysense_cli.recipe.schema.section import CoregisterSection
 
-LEAST_SIDE_M = 2560  # a smaller block is measured with the ground around it: 640 m of radar carry no match; on 5 km thick cloud may match
+LEAST_SIDE_M = 5120  # a smaller block is measured with the ground around it, as far as scenes reach: 640 m of radar carry no match
 MOST_SIDE_PX = 1024  # of a larger block the middle is measured
 REFERENCE_DATES = 9  # the clearest of as many bins of the period make the reference
 CLEAR_ENOUGH = 0.5  # of the ground measured, for a date of the reference
@@ -45,6 +46,11 @@ class Alignment:
     def shift_m(self) -> tuple[float, float]:
         """Metres east and north to move the item by."""
         return (self.shift.dx_m, self.shift.dy_m) if self.shift and self.decision == "moved" else (0.0, 0.0)
+
+
+def limits_of(section: CoregisterSection) -> Limits:
+    """What a recipe asks of a match."""
+    return Limits(section.max_shift_m, section.min_shift_m, section.min_score, section.min_correlation)
 
 
 def align(feeds: Sequence[Feed], reference: str, bounds: Bounds, crs: str, limits: Limits, period: Days) -> dict[str, dict[str, Alignment]]:
@@ -98,7 +104,7 @@ def _align_reference(feed: Feed, grid: GeoBox, limits: Limits, period: Days) -> 
     if len(edges) < 2 or not ranked:
         return {name: Alignment(Shift(0.0, 0.0, 1.0, 1.0), "below min_shift") for name in edges}, items
     images, valids = [image.pixels for *_, image in ranked], [image.valid for *_, image in ranked]
-    target = coregister.build_reference(images, valids, gsd_m=_gsd(grid), max_shift_m=limits.max_shift_m)
+    target = coregister.build_reference(images, valids, gsd_m=_gsd(grid), limits=limits)
     shifts = {name: _measured(one, target, grid, limits) for name, one in edges.items()}
     accepted = [shift for shift in shifts.values() if shift and limits.decide(shift) != "refused"]
     middle = np.mean([(shift.dx_m, shift.dy_m) for shift in accepted], axis=0) if len(accepted) > 2 else np.zeros(2)
@@ -136,8 +142,8 @@ def _align_radar(feed: Feed, target: Edges, grid: GeoBox, limits: Limits) -> dic
             continue
         mean = 10 * np.log10(np.maximum(total / np.maximum(count, 1), 1e-6))
         shift = _measured(coregister.edges(mean, count >= 0.5 * count.max()), target, grid, limits)
-        unclear = shift is None or shift.score < limits.min_score
-        alignment = Alignment(shift, "kept as geocoded") if unclear else _decided(shift, limits)
+        clear = shift is not None and limits.is_clear(shift)
+        alignment = _decided(shift, replace(limits, min_correlation=0.0)) if clear else Alignment(shift, "kept as geocoded")
         found.update(dict.fromkeys((item.id for item in items), alignment))
     return found
 
@@ -169,7 +175,7 @@ def _kept_small(edges: Edges) -> Edges:
 def _less(shift: Shift | None, middle: np.ndarray) -> Shift | None:
     if shift is None:
         return None
-    return Shift(round(shift.dx_m - float(middle[0]), 4), round(shift.dy_m - float(middle[1]), 4), shift.score, shift.correlation)
+    return replace(shift, dx_m=round(shift.dx_m - float(middle[0]), 4), dy_m=round(shift.dy_m - float(middle[1]), 4))
 
 
 def _decided(shift: Shift | None, limits: Limits) -> Alignment:

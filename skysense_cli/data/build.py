@@ -18,8 +18,7 @@ import numpy as np
 
 from skysense_cli import __version__, console
 from skysense_cli.data import index, npz, schedule, splits
-from skysense_cli.data.align import align
-from skysense_cli.data.coregister import Limits
+from skysense_cli.data.align import align, limits_of
 from skysense_cli.data.feed import bounds_of, days, open_feeds
 from skysense_cli.data.labels import IGNORE, HeldOutFields, LabelPlan, cut, read_classes, warn_of_unlisted
 from skysense_cli.data.places import Places
@@ -147,7 +146,7 @@ def build_block(recipe: BuildDataRecipe, home: Path, digest: str, block: Block) 
     feeds = open_feeds(recipe, block.footprints)
     place, crs = bounds_of(block.footprints), block.footprints[0].crs
     section = recipe.coregister
-    limits = Limits(section.max_shift_m, section.min_shift_m, section.min_score) if section else None
+    limits = limits_of(section) if section else None
     aligned = align(feeds, section.reference, place, crs, limits, period) if section and limits else {}
     scratch = home / f"{SCRATCH}{block.name}{TEMPORARY}"
     scratch.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ REACH_PX = 10  # how far around the search a second peak is looked for
 PEAK_PX = 3.0  # a second peak nearer than this belongs to the first
 LEAST_COMMON = 400  # pixels that must be valid in both images
 LEAST_SHARE = 0.25  # and this share of what the best offset has in common
+GRAIN_PX = 4 * np.pi * SMOOTHING_PX**2  # pixels of smoothed edges that tell one independent thing
+CHANCE = 4.0  # standard errors that the best of all offsets of unrelated ground may reach
 MOST_STEPS = 100
 
 
@@ -28,12 +30,14 @@ class Shift:
 
     score: how far the match stands above the best one elsewhere, 0 (not at all) to 1
     correlation: of the edges at the match, -1..1
+    chance: the correlation that unrelated pictures may reach on as much common ground
     """
 
     dx_m: float
     dy_m: float
     score: float
-    correlation: float = 0.0
+    correlation: float = 1.0
+    chance: float = 0.0
 
     @property
     def length_m(self) -> float:
@@ -43,17 +47,30 @@ class Shift:
 
 @dataclass(frozen=True)
 class Limits:
-    """Shifts above max_shift_m or with less than min_score are refused; below min_shift_m nothing is moved."""
+    """Shifts above max_shift_m or with less than min_score are refused; below min_shift_m nothing is moved.
+
+    min_correlation: of the edges; its square is the share of a date's edges that the ground explains. On much ground even what
+        shines through an overcast of 98.5 % makes a peak that stands alone, with a correlation of 0.03; clear dates have 0.35 to 0.9
+    """
 
     max_shift_m: float
     min_shift_m: float
     min_score: float
+    min_correlation: float = 0.2
 
     def decide(self, shift: Shift) -> str:
         """`refused`, `below min_shift` or `moved`."""
-        if shift.score < self.min_score or shift.length_m > self.max_shift_m:
+        if shift.score < self.min_score or shift.length_m > self.max_shift_m or not self.shows_ground(shift):
             return "refused"
         return "below min_shift" if shift.length_m < self.min_shift_m else "moved"
+
+    def shows_ground(self, shift: Shift) -> bool:
+        """Whether so much of the reference is seen that neither chance nor a hole in the cloud explains it."""
+        return shift.correlation >= max(self.min_correlation, shift.chance)
+
+    def is_clear(self, shift: Shift) -> bool:
+        """Whether a match stands alone and is no chance, however little of the picture it explains: that of a mean of radar dates."""
+        return shift.score >= self.min_score and shift.correlation >= shift.chance
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +122,12 @@ def estimate(moving: Edges, reference: Edges, *, gsd_m: float, max_shift_m: floa
     if np.isnan(elsewhere).mean() > 0.5:
         return None
     score = 0.0 if peak <= 0 else float(np.clip(1 - max(np.nanmax(elsewhere), 0.0) / peak, 0, 1))
+    chance = CHANCE * float(np.sqrt(GRAIN_PX / _common(reference.valid, moving.valid, row, col)))
+    facts = round(peak, 4), round(chance, 4)
     fine = _refined(moving, reference, (row, col))
     if fine is None or max(abs(fine[0] - row), abs(fine[1] - col)) > 1.5:
-        return Shift(-col * gsd_m, row * gsd_m, 0.0, peak)
-    return Shift(round(-fine[1] * gsd_m, 4), round(fine[0] * gsd_m, 4), round(score, 4), round(peak, 4))
+        return Shift(-col * gsd_m, row * gsd_m, 0.0, *facts)
+    return Shift(round(-fine[1] * gsd_m, 4), round(fine[0] * gsd_m, 4), round(score, 4), *facts)
 
 
 def _trimmed(moving: Edges, reference: Edges, reach: int) -> tuple[Edges, Edges]:
@@ -156,6 +175,12 @@ def _correlation(reference: Edges, moving: Edges, reach: int) -> np.ndarray | No
     return None if np.isnan(surface[reach, reach]) else surface
 
 
+def _common(reference: np.ndarray, moving: np.ndarray, row: int, col: int) -> int:
+    """Pixels that are True in both when reference[y, x] is laid on moving[y + row, x + col]."""
+    spans = [(slice(max(-k, 0), n - max(k, 0)), slice(max(k, 0), n + min(k, 0))) for k, n in zip((row, col), reference.shape, strict=True)]
+    return int((reference[spans[0][0], spans[1][0]] & moving[spans[0][1], spans[1][1]]).sum())
+
+
 def _refined(moving: Edges, reference: Edges, start: tuple[int, int]) -> tuple[float, float] | None:
     """(rows, columns) at which `moving` shows what `reference` shows at 0; None when ECC finds no way up."""
     warp = np.array([[1, 0, start[1]], [0, 1, start[0]]], np.float32)
@@ -170,21 +195,26 @@ def _refined(moving: Edges, reference: Edges, start: tuple[int, int]) -> tuple[f
     return float(found[1, 2]), float(found[0, 2])
 
 
-def build_reference(images: Sequence[np.ndarray], valids: Sequence[np.ndarray], *, gsd_m: float, max_shift_m: float) -> Edges:
+def build_reference(images: Sequence[np.ndarray], valids: Sequence[np.ndarray], *, gsd_m: float, limits: Limits) -> Edges:
     """Edges of the median of the clearest dates, first moved onto each other.
 
     images: each (C, H, W)     valids: each (H, W) bool, clearest first
     The median of images that lie a pixel apart is blurred, so each is laid on the plain median first,
-    and all are moved back by their mean shift: the reference lies at the mean place of its dates.
+    and all are moved back by their mean shift: the reference lies at the mean place of its dates. Dates that show
+    too little of it (an overcast that is called clear) are left out.
     """
     stack = _holed(images, valids)
     first = _edges_of_median(stack)
     if len(stack) < 3:
         return first
     shifts = [
-        estimate(edges(image, valid), first, gsd_m=gsd_m, max_shift_m=max_shift_m) for image, valid in zip(images, valids, strict=True)
+        estimate(edges(image, valid), first, gsd_m=gsd_m, max_shift_m=limits.max_shift_m)
+        for image, valid in zip(images, valids, strict=True)
     ]
-    found = [(k, shift) for k, shift in enumerate(shifts) if shift and shift.score > 0 and shift.length_m <= max_shift_m]
+    found = [
+        (k, shift) for k, shift in enumerate(shifts)
+        if shift and shift.score > 0 and limits.shows_ground(shift) and shift.length_m <= limits.max_shift_m
+    ]  # fmt: skip
     if len(found) < 3:
         return first
     mean = np.mean([(shift.dx_m, shift.dy_m) for _, shift in found], axis=0)

@@ -16,9 +16,8 @@ from odc.geo.geobox import GeoBox
 
 from skysense_cli import console, sensors
 from skysense_cli.data.acquire import narrowed
-from skysense_cli.data.align import Alignment, align
+from skysense_cli.data.align import Alignment, align, limits_of
 from skysense_cli.data.channel import Channel, cut
-from skysense_cli.data.coregister import Limits
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.feed import Feed
 from skysense_cli.data.sample import Sample, Series
@@ -134,7 +133,7 @@ def _alignments(
     times = np.array([item.time for found in items.values() for item in found], "datetime64[D]")
     if np.isnat(times).any():
         raise DataError("coregister needs dated scenes; give `pattern` with (?P<date>...), or a `csv`")
-    limits = Limits(section.max_shift_m, section.min_shift_m, section.min_score)
+    limits = limits_of(section)
     moves = align(feeds, section.reference, bounds_of(grid), crs_text(grid.crs), limits, options.period or (times.min(), times.max()))
     for name, found_moves in moves.items():
         dropped = sorted(item_id for item_id, alignment in found_moves.items() if alignment.dropped)

@@ -25,7 +25,6 @@ from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import Footprint, make_grid
 
 LEAST_PIECE = 0.05  # of the block that must be clear in a piece of an overpass for its numbers to be judged
-REPORTED = ("clipped_share", "floored_share", "offset_applied", "shift_px", "match_score", "decision", "parts")
 TOO_LITTLE = "valid on at most"  # begins the note of a date that no footprint can use
 
 
@@ -217,6 +216,7 @@ def _facts(alignment: Alignment | None, gsd: float) -> dict[str, Any]:
     return {
         "shift_px": [round(shift.dx_m / gsd, 4), round(-shift.dy_m / gsd, 4)],
         "match_score": shift.score,
+        "match_correlation": shift.correlation,
         "decision": alignment.decision,
     }  # fmt: skip
 
@@ -225,7 +225,7 @@ def _refusal(alignment: Alignment) -> str:
     shift = alignment.shift
     if shift is None:
         return "too little clear ground to measure its shift"
-    return f"no match with the reference: score {shift.score:.2f}, {shift.length_m:.1f} m away"
+    return f"no match with the reference: score {shift.score:.2f}, correlation {shift.correlation:.2f}, {shift.length_m:.1f} m away"
 
 
 def _spared(stack: Stack, item: Item) -> str:

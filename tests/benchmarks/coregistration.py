@@ -5,7 +5,8 @@
 DATA: folder of the shared data (SKYSENSE_DATA_DIR by default). Sentinel-2 dates are measured against their common median, Sentinel-1
 (ascending passes) as the mean of all its dates, as a build does, and as means of 10 and as single dates, which shows the scatter.
 The patch is 640 m wide, and 32 pixels of 20 m are too few for a match, so Sentinel-1 is measured in pixels of 10 m.
-Shifts are metres by which an image must move east and north to lie on Sentinel-2; first, second and third quartile.
+Shifts are metres by which an image must move east and north to lie on Sentinel-2; first, second and third quartile. `refused`: by what a
+build asks of a match, of radar (which then stays as geocoded) only a peak that stands alone and is no chance.
 The last line is JSON.
 """
 
@@ -72,10 +73,16 @@ def spread(measured: Sequence[Alignment]) -> dict[str, Any]:
     shifts = [one.shift for one in measured if one.shift is not None]
     quartiles = {
         name: np.quantile([getattr(shift, key) for shift in shifts], [0.25, 0.5, 0.75]).round(2).tolist()
-        for name, key in (("east m", "dx_m"), ("north m", "dy_m"), ("length m", "length_m"), ("score", "score"))
+        for name, key in (
+            ("east m", "dx_m"),
+            ("north m", "dy_m"),
+            ("length m", "length_m"),
+            ("score", "score"),
+            ("correlation", "correlation"),
+        )
     }
-    poor = sum(shift.score < LIMITS.min_score for shift in shifts)
-    return {"measured": len(shifts), "of": len(measured), **quartiles, "score below 0.2": poor}
+    refused = sum(one.decision in ("refused", "kept as geocoded") for one in measured if one.shift)
+    return {"measured": len(shifts), "of": len(measured), **quartiles, "refused": refused}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Shifts of whole modalities: another resolution, radar by orbit, what is refused and what stays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -113,3 +115,14 @@ def test_a_file_that_cannot_be_read_is_left_out(s2, tmp_path):
     )
     found = align([Feed("s2", S2, 10.0, NoMask(S2), DatesSection(), items)], "s2", BOUNDS, CRS, LIMITS, YEAR)["s2"]
     assert set(found) == {item.id for item in s2.items}
+
+
+def test_a_small_block_is_measured_with_five_kilometres_around_it(s2):
+    """640 m in the middle of scenes of 1280 m: as much is used as the scenes have, and outside them nothing is valid."""
+    left, bottom, right, top = BOUNDS
+    seen = []
+    mask = type("Seen", (NoMask,), {"valid": lambda self, pixels, extra, gsd_m: seen.append(pixels) or np.ones(pixels.shape[1:], bool)})
+    feed = replace(s2, cloud_mask=mask(S2))
+    found = align([feed], "s2", (left + 320, bottom + 320, right - 320, top - 320), CRS, LIMITS, YEAR)["s2"]
+    assert {one.decision for one in found.values()} == {"below min_shift"}
+    assert {pixels.shape[1:] for pixels in seen} == {(512, 512)} and {int((pixels[0] > 0).sum()) for pixels in seen} == {SIDE * SIDE}

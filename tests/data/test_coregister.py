@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from skysense_cli.data.coregister import Edges, Limits, Shift, build_reference, edges, estimate, median_edges
 
@@ -12,9 +13,7 @@ SIZE, GSD = 160, 10.0
 def fields(random: np.random.Generator, size: int) -> np.ndarray:
     """A label map of irregular fields about 15 px across."""
     points = random.uniform(0, size, (size * size // 220, 2))
-    rows, columns = np.mgrid[:size, :size]
-    distances = [(rows - y) ** 2 + (columns - x) ** 2 for y, x in points]
-    return np.argmin(distances, axis=0)
+    return cKDTree(points).query(np.stack(np.mgrid[:size, :size], -1))[1]
 
 
 class Ground:
@@ -81,6 +80,36 @@ def test_a_featureless_overcast_date_is_refused_though_called_clear():
         assert found is not None and Limits(20, 2, 0.2).decide(found) == "refused"
 
 
+def test_what_shines_through_thick_cloud_stands_alone_on_much_ground_and_is_refused_nonetheless():
+    size = 320
+    ground, clear = Ground(11, size), np.ones((size, size), bool)
+    reference = median_edges([ground.date(0, 0, 0.5) for _ in range(3)], [clear] * 3)
+    for _ in range(4):
+        cloud = 8000 + ground.random.normal(0, 60, (4, size, size))
+        image = 0.015 * ground.date(1.0, 0.5, 0.5, noise=0) + 0.985 * cloud
+        found = estimate(edges(image, clear), reference, gsd_m=GSD, max_shift_m=20)
+        assert found is not None and found.score >= 0.2 and found.length_m <= 20
+        assert Limits(20, 2, 0.2).decide(found) == "refused", found
+
+
+def test_chance_alone_is_never_taken_for_a_match():
+    """Other places on little common ground, with nothing asked of score and correlation."""
+    anything, clear = Limits(20, 0, min_score=0, min_correlation=0), np.ones((96, 96), bool)
+    for seed in range(20):
+        first, second, valid = Ground(100 + seed, 96), Ground(500 + seed, 96), np.zeros((96, 96), bool)
+        valid[: 30 + 3 * seed, : 30 + 3 * seed] = True
+        found = estimate(edges(first.date(0, 0), valid), edges(second.date(0, 0), clear), gsd_m=GSD, max_shift_m=20)
+        assert found is not None and not anything.shows_ground(found) and not anything.is_clear(found), f"{seed}: {found}"
+
+
+def test_the_correlation_of_chance_falls_with_the_root_of_the_common_ground():
+    ground, clear, half = Ground(9), np.ones((SIZE, SIZE), bool), np.ones((SIZE, SIZE), bool)
+    half[:, SIZE // 2 + 2 :] = False  # and two columns less, which the cloud's edge carries
+    image = ground.date(0, 0, 0)
+    found = [estimate(edges(image, valid), edges(image, clear), gsd_m=GSD, max_shift_m=20) for valid in (clear, half)]
+    assert [one.chance for one in found if one] == pytest.approx([0.0886, 0.0886 * 2**0.5], abs=1e-4)
+
+
 def test_another_place_is_refused():
     clear = np.ones((SIZE, SIZE), bool)
     found = estimate(edges(Ground(6).date(0, 0), clear), edges(Ground(5).date(0, 0), clear), gsd_m=GSD, max_shift_m=20)
@@ -103,6 +132,9 @@ def test_too_little_common_ground_gives_no_answer():
         (Shift(1, 1, 0.5), "below min_shift"),
         (Shift(3, 4, 0.1), "refused"),
         (Shift(15, 15, 0.9), "refused"),
+        (Shift(3, 4, 0.5, correlation=0.3, chance=0.1), "moved"),
+        (Shift(3, 4, 0.5, correlation=0.19, chance=0.1), "refused"),
+        (Shift(3, 4, 0.5, correlation=0.3, chance=0.31), "refused"),
     ],
 )
 def test_limits_are_in_metres_and_a_poor_match_is_refused(shift, decision):
@@ -114,7 +146,7 @@ def test_the_reference_of_moved_dates_is_sharp_and_lies_at_their_mean():
     clear = np.ones((SIZE, SIZE), bool)
     places = [(1.0, 0.3), (-0.6, 0.9), (0.2, -1.1), (-1.0, -0.5), (0.9, 0.7), (0.4, -0.9)]
     dates = [ground.date(right, down, 0.5) for right, down in places]
-    reference = build_reference(dates, [clear] * len(dates), gsd_m=GSD, max_shift_m=20)
+    reference = build_reference(dates, [clear] * len(dates), gsd_m=GSD, limits=Limits(20, 2, 0.2))
     plain = median_edges(dates, [clear] * len(dates))
     assert np.quantile(reference.strength[reference.valid], 0.95) > np.quantile(plain.strength, 0.95)
     middle = np.mean(places, axis=0)
@@ -135,7 +167,7 @@ def test_a_known_shift_of_real_dates_is_measured(shared_data):
         with rasterio.open(next(home.glob(f"{name}*.tif"))) as dataset:
             dates.append(dataset.read([1, 2, 3, 7]).astype(np.float32))
     clear = np.ones((64, 64), bool)
-    reference = build_reference(dates, [clear] * len(dates), gsd_m=GSD, max_shift_m=20)
+    reference = build_reference(dates, [clear] * len(dates), gsd_m=GSD, limits=Limits(20, 2, 0.2))
     for number, date in enumerate(dates):
         right, down = 1.2 * np.cos(number), 1.2 * np.sin(number)
         moved = ndimage.shift(date, (0, down, right), order=3, mode="mirror")

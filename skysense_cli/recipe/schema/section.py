@@ -72,9 +72,11 @@ class Period(Section):
 
 class CoregisterSection(Section):
     """Shifts are measured against modality `reference`; longer ones than `max_shift_m` are refused, shorter ones than
-    `min_shift_m` ignored. `min_score`: how far a match must stand above the best one elsewhere (0 not at all, 1 alone)."""
+    `min_shift_m` ignored. `min_score`: how far a match must stand above the best one elsewhere (0 not at all, 1 alone).
+    `min_correlation`: of its edges with those of the reference; radar needs only to be better than chance."""
 
     reference: Name
     max_shift_m: PositiveFloat = 20
     min_shift_m: Annotated[float, Field(ge=0)] = 2
     min_score: Share = 0.2
+    min_correlation: Share = 0.2
