@@ -6,12 +6,14 @@ Dates of 10 Sentinel-2 bands, one COG each (four of 10 m, six of 20 m), are cut 
 every file once, double the 20 m bands exactly, write the same arrays. CPU seconds; each part runs in a process of its own. Memory
 is the peak over the start in cubes (all bands of one date, uint16): of anonymous pages, and of all resident ones, those of mapped files
 and of libraries among them. The dates that wait for their sample lie in a scratch file, which is written and not mapped; what the system
-caches of files is nobody's memory. The last line is JSON.
+caches of files is nobody's memory. Two workers are measured by the clock, which wants two idle cores, and, for a machine that is shared,
+by CPU: what this process takes and half of what its workers take, over what one takes. The last line is JSON.
 """
 
 import argparse
 import datetime
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -61,6 +63,8 @@ def main() -> None:
         found["build / limit, CPU"] = round(found["build"]["cpu s"] / found["limit"]["cpu s"], 3)
         found["odc-stac / limit, CPU"] = round(found["odc_stac"]["cpu s"] / found["limit"]["cpu s"], 3)
         found["two workers / one, wall"] = round(found["two_workers"]["wall s"] / found["one_worker"]["wall s"], 3)
+        shared = found["two_workers"]["cpu s"] + found["two_workers"]["workers' cpu s"] / 2
+        found["two workers / one, CPU"] = round(shared / found["one_worker"]["cpu s"], 3)
         found["goals"] = "CPU <= 1.5, build memory <= 3 cubes, two workers <= 0.6"
         print(json.dumps(found))
 
@@ -201,7 +205,7 @@ def one_worker(folder: Path) -> dict[str, float]:
 
 
 def two_workers(folder: Path) -> dict[str, float]:
-    """Four blocks in two processes; their CPU time is not counted here."""
+    """Four blocks in two processes."""
     return by_workers(folder, 2)
 
 
@@ -218,7 +222,7 @@ class Cost:
         self._start_bytes = self._peak = resident_bytes()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
-        self._start = time.process_time(), time.perf_counter()
+        self._start = time.process_time(), time.perf_counter(), children_s()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -227,6 +231,8 @@ class Cost:
         self._watch.join()
         cubes = [round((peak - start) / self.cube, 2) for peak, start in zip(self._peak, self._start_bytes, strict=True)]
         self.found = {"cpu s": round(cpu, 3), "wall s": round(wall, 3), "memory, cubes": cubes[0], "resident, cubes": cubes[1]}
+        if (workers := children_s() - self._start[2]) > 0:
+            self.found["workers' cpu s"] = round(workers, 3)
 
     def pause(self) -> None:
         """Watch the memory no longer."""
@@ -237,6 +243,12 @@ class Cost:
             if self._watched:
                 anonymous, resident = resident_bytes()
                 self._peak = max(self._peak[0], anonymous), max(self._peak[1], resident)
+
+
+def children_s() -> float:
+    """CPU seconds of the processes that this one started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def resident_bytes() -> tuple[int, int]:
