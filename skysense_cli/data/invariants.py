@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,10 @@ def check_series(series: Series, name: str, where: str) -> None:
     """Names, types and lengths of one modality; reads no pixel."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "label":
         raise DataError(f"{where}: modality {name!r} must be lower-case letters, digits and _, and not 'label'")
-    sensor = _sensor(series, name, where)
+    try:
+        sensor = _sensor(series.sensor, tuple(series.bands))
+    except DataError as error:
+        raise DataError(f"{where}: {name}/sensor: {error}") from error
     pixels = series.pixels
     if pixels.ndim != 4 or 0 in pixels.shape:
         raise DataError(f"{where}: {name}/pixels has the shape {pixels.shape}, expected (T, C, H, W), none of them 0")
@@ -59,13 +63,11 @@ def check_series(series: Series, name: str, where: str) -> None:
         raise DataError(f"{where}: {name}/transform stands for {tuple(series.grid.shape)} pixels, expected {(height, width)}")
 
 
-def _sensor(series: Series, name: str, where: str) -> Sensor:
-    """The sensor, which must have all the bands."""
-    try:
-        sensor = sensors.get(series.sensor)
-        sensor.statistics(series.bands)
-    except DataError as error:
-        raise DataError(f"{where}: {name}/sensor: {error}") from error
+@lru_cache(maxsize=256)
+def _sensor(name: str, bands: tuple[str, ...]) -> Sensor:
+    """The sensor, which must have all the bands; remembered, since the files of a data set ask the same."""
+    sensor = sensors.get(name)
+    sensor.statistics(bands)
     return sensor
 
 

@@ -76,6 +76,7 @@ class Members:
             self._file.close()
             raise
         self._headers: dict[str, Header] = {}
+        self._data: dict[str, memoryview] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -154,9 +155,9 @@ class Members:
     def _read_header(self, key: str) -> Header:
         info = self._info(key)
         stored = info.compress_type == zipfile.ZIP_STORED
-        start = bytes(self._stored(key)[: LONGEST_HEADER + 12]) if stored else self._inflated(key, LONGEST_HEADER + 12)
+        start = self._stored(key)[: LONGEST_HEADER + 12] if stored else memoryview(self._inflated(key, LONGEST_HEADER + 12))
         try:
-            found = _parsed(start[: _header_length(start)])
+            found = _parsed(bytes(start[: _header_length(start)]))
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise DataError(f"{self.path}: {key} has no readable array header ({str(error)[:100]})") from error
         shape, dtype = found.shape, found.dtype
@@ -169,6 +170,11 @@ class Members:
 
     def _stored(self, key: str) -> memoryview:
         """The bytes of a stored member in the map."""
+        if key not in self._data:
+            self._data[key] = self._found(key)
+        return self._data[key]
+
+    def _found(self, key: str) -> memoryview:
         info = self._info(key)
         local = self._map[info.header_offset : info.header_offset + LOCAL_HEADER]
         if len(local) < LOCAL_HEADER or local[:4] != b"PK\3\4":
@@ -192,7 +198,7 @@ class Members:
         return data
 
 
-def _header_length(start: bytes) -> int:
+def _header_length(start: memoryview) -> int:
     """Bytes of an array header from the member's first byte, as it says itself; at most those of `start`."""
     size = 2 if start[6:7] == b"\x01" else 4
     return 8 + size + int.from_bytes(start[8 : 8 + size], "little")

@@ -13,6 +13,7 @@ and zip dates, so that equal samples are equal bytes.
 """
 
 import json
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from odc.geo.geobox import GeoBox
-from pyproj.exceptions import CRSError
 
+from skysense_cli.data import fields
 from skysense_cli.data.invariants import check_sample, check_series
 from skysense_cli.data.members import Members, write_members
 from skysense_cli.data.sample import Label, Sample, Series
@@ -32,7 +32,8 @@ from skysense_cli.files import whole_file
 from skysense_cli.geo.grid import window as window_in
 
 SCHEMA = 1
-MOST_MAPPED = 256  # series of which a process keeps the layout and the map; a training step reads hundreds of windows
+# series of which a process keeps the layout and the map; each map holds a file open, of which a system often allows 1024 (`ulimit -n`)
+MOST_MAPPED = min(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 1024)
 Window = tuple[slice, slice]  # rows, columns
 
 _LABEL_ARRAYS = {"raster": "raster", "held_out": "held_out", "boxes": "boxes", "classes": "ids", "colors": "colors",
@@ -225,14 +226,14 @@ def _facts(members: Members) -> dict[str, Any]:
     return {
         "id": members.text("id"),
         "crs": members.text("crs"),
-        "bounds": tuple(_floats(members, "bounds", 4)),
-        "lonlat": tuple(_floats(members, "lonlat", 2)),
-        "provenance": _object(members, "provenance", members.text("provenance")),
+        "bounds": tuple(fields.floats(members, "bounds", 4)),
+        "lonlat": tuple(fields.floats(members, "lonlat", 2)),
+        "provenance": fields.json_object(members, "provenance", members.text("provenance")),
     }
 
 
 def _modalities(members: Members) -> tuple[str, ...]:
-    return _texts(members, "modalities")
+    return fields.texts(members, "modalities")
 
 
 def _series(members: Members, name: str, crs: str, pixels_by: Any) -> Series:
@@ -243,7 +244,7 @@ def _series(members: Members, name: str, crs: str, pixels_by: Any) -> Series:
     return Series(
         sensor=head.sensor, bands=head.bands, times=head.times, items=head.items, grid=head.grid, units=head.units,
         pixels=pixels_by(f"{name}/pixels"), valid=pixels_by(f"{name}/valid"), nodata=float(nodata),
-        meta=tuple(_object(members, f"{name}/meta", text) for text in _texts(members, f"{name}/meta")),
+        meta=tuple(fields.objects(members, f"{name}/meta")),
     )  # fmt: skip
 
 
@@ -255,9 +256,9 @@ def _series_header(members: Members, name: str, crs: str) -> SeriesHeader:
     if times.dtype != np.dtype("datetime64[s]") or times.ndim != 1:
         raise DataError(f"{members.path}: {name}/times is {times.dtype} {times.shape}, expected datetime64[s] (T,)")
     return SeriesHeader(
-        sensor=members.text(f"{name}/sensor"), bands=_texts(members, f"{name}/bands"), shape=shape, times=times,
-        items=_texts(members, f"{name}/items"), units=members.text(f"{name}/units"),
-        grid=_grid(members, f"{name}/transform", shape[2:], crs),
+        sensor=members.text(f"{name}/sensor"), bands=fields.texts(members, f"{name}/bands"), shape=shape, times=times,
+        items=fields.texts(members, f"{name}/items"), units=members.text(f"{name}/units"),
+        grid=fields.grid(members, f"{name}/transform", shape[2:], crs),
     )  # fmt: skip
 
 
@@ -269,42 +270,11 @@ def _label(members: Members, crs: str) -> Label | None:
     if "raster" in arrays:
         if arrays["raster"].ndim != 2:
             raise DataError(f"{members.path}: label/raster has the shape {arrays['raster'].shape}, expected (H, W)")
-        grid = _grid(members, "label/transform", arrays["raster"].shape, crs)
-    names = _texts(members, "label/names") if "label/names" in members else ()
+        grid = fields.grid(members, "label/transform", arrays["raster"].shape, crs)
+    names = fields.texts(members, "label/names") if "label/names" in members else ()
     return Label(grid=grid, names=names, source=members.text("label/source") if "label/source" in members else "", **arrays)
-
-
-def _grid(members: Members, key: str, shape: tuple[int, ...], crs: str) -> GeoBox:
-    try:
-        return GeoBox((shape[0], shape[1]), Affine(*_floats(members, key, 6)), crs or None)
-    except CRSError as error:
-        raise DataError(f"{members.path}: crs is {crs[:60]!r}, expected EPSG:n, WKT2 or nothing ({str(error)[:80]})") from error
 
 
 def _cut(grid: GeoBox, part: Window) -> GeoBox:
     rows, columns = (slice(*taken.indices(side)[:2]) for taken, side in zip(part, grid.shape, strict=True))
     return window_in(grid, rows, columns)
-
-
-def _floats(members: Members, key: str, number: int) -> list[float]:
-    array = members.load(key)
-    if array.dtype != np.float64 or array.shape != (number,):
-        raise DataError(f"{members.path}: {key} is {array.dtype} {array.shape}, expected float64 ({number},)")
-    return [float(value) for value in array]
-
-
-def _texts(members: Members, key: str) -> tuple[str, ...]:
-    array = members.load(key)
-    if array.dtype.kind != "U" or array.ndim != 1:
-        raise DataError(f"{members.path}: {key} is {array.dtype} {array.shape}, expected a list of texts")
-    return tuple(array.tolist())
-
-
-def _object(members: Members, key: str, text: str) -> dict[str, Any]:
-    try:
-        facts = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"{members.path}: {key} is no JSON ({error})") from error
-    if not isinstance(facts, dict):
-        raise DataError(f"{members.path}: {key} is a {type(facts).__name__}, expected a JSON object")
-    return facts
