@@ -8,7 +8,7 @@ import numpy as np
 class Dates:
     """(T, ...) numbers of one kind on disk; `dates[k] = values` writes a date, `dates[k]` maps it for as long as the array lives.
 
-    A date that was never written is zeros and takes no disk.
+    A date that was never written is zeros and takes no disk. Writing raises OSError that names the file.
     """
 
     def __init__(self, path: Path, dtype: str, count: int, shape: tuple[int, ...]) -> None:
@@ -20,11 +20,15 @@ class Dates:
     def __setitem__(self, number: int, values: np.ndarray) -> None:
         array = np.ascontiguousarray(values, self._dtype)
         assert array.shape == self._shape, "a date is written as a whole"
-        with self._path.open("r+b", buffering=0) as file:  # written, not mapped: a page fault for each 4 kB costs more than the copy
+        left = array.reshape(-1).view(np.uint8).data
+        # written, not mapped: a page fault for each 4 kB costs more than the copy, and on a full disk the system kills who writes to a map
+        with self._path.open("r+b", buffering=0) as file:
             file.seek(number * self._size)
-            left = array.reshape(-1).view(np.uint8).data
-            while left:
-                left = left[file.write(left) :]
+            try:
+                while left:
+                    left = left[file.write(left) :]
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self._path)) from error
 
     def __getitem__(self, number: int) -> np.ndarray:
         return np.memmap(self._path, self._dtype, "r", number * self._size, self._shape)
