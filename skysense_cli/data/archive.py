@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO
 
 from skysense_cli.data import web
-from skysense_cli.data.hrefs import allowed_for
 from skysense_cli.errors import DataError, SourceError
 from skysense_cli.geo import remote
+from skysense_cli.geo.hrefs import allowed_for
 from skysense_cli.geo.opening import ZIP
 
 MOST_MEMBERS = 50_000  # a product has some hundreds

@@ -20,10 +20,10 @@ from pathlib import Path
 import requests
 
 from skysense_cli import console
-from skysense_cli.data.hrefs import Allowed, shown
 from skysense_cli.data.web import Again, Credentials, Limits, body_of, persist, request
 from skysense_cli.errors import SourceError
 from skysense_cli.files import publish
+from skysense_cli.geo.hrefs import Allowed, shown
 
 PART = ".part"
 FORWARD = 16 << 20  # bytes that make a try worth another one

@@ -1,6 +1,6 @@
 """How the documents of a catalogue are read: through checked addresses, and not without end.
 
-A document names further ones (pages, children, items), so what `data/hrefs.py` says of assets holds for them too.
+A document names further ones (pages, children, items), so what `geo/hrefs.py` says of assets holds for them too.
 """
 
 from collections import Counter
@@ -10,9 +10,9 @@ import pystac
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
-from skysense_cli.data.hrefs import Allowed, check, is_url, shown
 from skysense_cli.data.web import Guarded
 from skysense_cli.errors import SourceError
+from skysense_cli.geo.hrefs import Allowed, check, is_url, shown
 
 TIMEOUT_S = 30
 RETRIES = 3

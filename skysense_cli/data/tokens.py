@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from skysense_cli.data import hrefs, web
+from skysense_cli.data import web
 from skysense_cli.errors import SourceError
+from skysense_cli.geo import hrefs
 
 EARLY_S = 60  # a token is renewed so long before it ends
 

@@ -25,8 +25,8 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from skysense_cli import __version__
-from skysense_cli.data.hrefs import Allowed, check, check_address, shown
 from skysense_cli.errors import SourceError
+from skysense_cli.geo.hrefs import Allowed, check, check_address, shown
 
 CONNECTIONS = 4  # to one host, at once, from this process
 HOPS = 5  # of a redirect

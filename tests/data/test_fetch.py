@@ -15,9 +15,9 @@ import pytest
 
 from skysense_cli.data import web
 from skysense_cli.data.fetch import Expected, fetch
-from skysense_cli.data.hrefs import allowed_for
 from skysense_cli.data.web import Credentials, Limits
 from skysense_cli.errors import SourceError
+from skysense_cli.geo.hrefs import allowed_for
 
 QUICK = Limits(backoff_s=0.01, connect_s=1, read_s=0.4, slow_s=0.8, longest_wait_s=5)
 BODY = b"".join(hashlib.sha256(bytes([k])).digest() for k in range(125))  # 4000 bytes
@@ -278,7 +278,7 @@ def test_a_name_that_leads_elsewhere_at_the_last_moment_is_not_asked(flaky, monk
     """The name is public when it is checked and this machine when it is connected to."""
     port = int(flaky.address.rpartition(":")[2])
     real = socket.getaddrinfo
-    monkeypatch.setattr("skysense_cli.data.hrefs._resolved", lambda host, port: ("8.8.8.8",))
+    monkeypatch.setattr("skysense_cli.geo.hrefs._resolved", lambda host, port: ("8.8.8.8",))
     monkeypatch.setattr("socket.getaddrinfo", lambda host, *given, **more: real("127.0.0.1", *given, **more))
     with pytest.raises(SourceError, match="rebound.example.org: leads to 127.0.0.1"):
         fetch(f"http://rebound.example.org:{port}/ok/f.bin", flaky.home / "f.bin", allowed=allowed_for("https://example.org"), limits=QUICK)

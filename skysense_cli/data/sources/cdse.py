@@ -9,13 +9,14 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import numpy as np
 
-from skysense_cli.data import hrefs, web
+from skysense_cli.data import web
 from skysense_cli.data.fetch import Expected, fetch
 from skysense_cli.data.sources import Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.data.sources import safe as safe_source
 from skysense_cli.data.tokens import Account, token_for
 from skysense_cli.data.web import Limits
 from skysense_cli.errors import SourceError
+from skysense_cli.geo import hrefs
 from skysense_cli.sensors import Sensor
 
 Period = tuple[np.datetime64, np.datetime64]

@@ -12,12 +12,13 @@ import pystac
 import pystac_client
 from pystac_client.exceptions import APIError
 
-from skysense_cli.data import archives, hrefs
+from skysense_cli.data import archives
 from skysense_cli.data.listings import ApiIO, StaticIO, refusal_in
 from skysense_cli.data.radiometry import baseline_offset
 from skysense_cli.data.sar.placing import Placing, radar_of
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.errors import RecipeError, SourceError
+from skysense_cli.geo import hrefs
 from skysense_cli.sensors import Band, Sensor
 from skysense_cli.sensors.sentinel2_l2a import BANDS, OTHERS
 

@@ -10,13 +10,13 @@ import threading
 import pytest
 
 from skysense_cli import sensors
-from skysense_cli.data import hrefs
 from skysense_cli.data.acquire import acquire, narrowed
 from skysense_cli.data.clouds.none import NoMask
-from skysense_cli.data.hrefs import Allowed, allowed_for, check, check_address, identifier, shown
 from skysense_cli.data.sources.stac import Stac
 from skysense_cli.errors import GridError, SkySenseError, SourceError
+from skysense_cli.geo import hrefs
 from skysense_cli.geo.grid import make_grid
+from skysense_cli.geo.hrefs import Allowed, allowed_for, check, check_address, identifier, shown
 
 API = "https://catalogue.example.org/v1/items/a.json"
 S2 = narrowed(sensors.get("sentinel2_l2a"), ["B02"])
