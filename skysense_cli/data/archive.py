@@ -14,7 +14,7 @@ from typing import IO
 from skysense_cli.data import web
 from skysense_cli.errors import DataError, SourceError
 from skysense_cli.geo import remote
-from skysense_cli.geo.hrefs import allowed_for
+from skysense_cli.geo.hrefs import allowed_from
 from skysense_cli.geo.opening import ZIP
 
 MOST_MEMBERS = 50_000  # a product has some hundreds
@@ -78,7 +78,7 @@ def read_text(place: str) -> bytes:
 
 
 def _fetched(href: str) -> bytes:
-    with web.request(href, allowed=allowed_for(href), limits=LIMITS) as answer:
+    with web.request(href, allowed=allowed_from(href), limits=LIMITS) as answer:
         data = b"".join(web.body_of(answer, LIMITS, MOST_TEXT_BYTES))
         said = int(answer.headers.get("Content-Length", len(data)))
     if len(data) < said:

@@ -67,6 +67,19 @@ def allowed_for(catalogue: str, *, buckets: tuple[str, ...] = ()) -> Allowed:
     return Allowed(schemes, hosts, (posixpath.dirname(os.path.abspath(catalogue)), *folders), buckets)
 
 
+def allowed_from(href: str) -> Allowed:
+    """What a raster or a text at the http(s) address `href`, that may be read itself, may be redirected to.
+
+    Its own host may be private only where it was found to be when it was checked: a name could lead elsewhere later.
+    """
+    public = Allowed(private=tuple(entry for entry in _named() if not entry.startswith("/")))
+    try:
+        check(href, public)
+    except SourceError:
+        return allowed_for(href)
+    return public
+
+
 def is_named(host: str) -> bool:
     """Whether the person who runs the command names this host in SKYSENSE_ALLOW."""
     return host.lower() in (entry.lower() for entry in _named())

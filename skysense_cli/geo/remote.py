@@ -13,6 +13,7 @@ import re
 from urllib.parse import urlsplit
 
 from skysense_cli.errors import SourceError
+from skysense_cli.geo import guard
 
 REQUESTER_PAYS = (
     "sentinel-s1-l1c",
@@ -38,7 +39,7 @@ def is_remote(name: str) -> bool:
 def address(name: str) -> str:
     """What GDAL is given for the remote raster `name`. Raises SourceError for an address that has no key, or cannot be signed."""
     if name.startswith(PLANETARY):
-        return "/vsicurl/" + _signed(name.removeprefix(PLANETARY))
+        return "/vsicurl/" + _signed(_plain(name))
     if not name.startswith("s3"):
         return "/vsicurl/" + name
     bucket, _, key = _path_in_store(name).partition("/")
@@ -54,7 +55,7 @@ def settings(name: str) -> dict[str, str]:
         parts = urlsplit(name)
         secure = "YES" if parts.scheme.endswith("https") else "NO"
         chosen |= {"AWS_S3_ENDPOINT": parts.netloc, "AWS_HTTPS": secure, "AWS_VIRTUAL_HOSTING": "FALSE"}
-    return chosen
+    return chosen | (guard.settings(_plain(name)) if _over_http(name) else {})
 
 
 def shown(name: str) -> str:
@@ -67,6 +68,9 @@ def cause(name: str, reason: str) -> str:
     reason = re.sub(r"\?\S*", "", reason) if is_remote(name) else reason
     if not is_remote(name):
         return reason
+    refused = guard.refusal(_plain(name)) if _over_http(name) else ""
+    if refused:
+        return f"is redirected to {refused}"
     bucket = _bucket(name)
     if any(sign in reason for sign in _NO_KEYS):
         pays = f"requester pays: bucket {bucket} bills whoever reads; " if bucket in REQUESTER_PAYS else ""
@@ -83,6 +87,14 @@ def cause(name: str, reason: str) -> str:
     if name.startswith(PLANETARY):
         return "the archive refused the signed address (403): this collection may need an account (PC_SDK_SUBSCRIPTION_KEY)"
     return "the server refused it (403): it is not public, or its signed address has run out"
+
+
+def _over_http(name: str) -> bool:
+    return _plain(name).startswith("http")
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(PLANETARY)
 
 
 def _path_in_store(name: str) -> str:
