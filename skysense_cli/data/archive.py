@@ -1,7 +1,6 @@
 """Products as folders or zip archives: their files by name, read where they lie; a hostile archive is refused by name."""
 
 import os
-import re
 import stat
 import zipfile
 import zlib
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from skysense_cli.data import web
+from skysense_cli.data import object_store, web
 from skysense_cli.errors import DataError, SourceError
 from skysense_cli.geo import remote
 from skysense_cli.geo.hrefs import allowed_from
@@ -61,15 +60,12 @@ def open_product(path: Path) -> Product:
 
 
 def read_text(place: str) -> bytes:
-    """The bytes of a small file, given by its path, as `zip://<archive>!/<member>`, or by a checked http(s) address.
+    """The bytes of a small file, given by its path, as `zip://<archive>!/<member>`, or by a checked address as of a raster.
 
     Raises DataError that names the place: missing, damaged, or beyond 64 MiB; SourceError for an address.
     """
     if remote.is_remote(place):
-        href = remote.address(place).removeprefix("/vsicurl/")
-        if not re.match(r"https?://", href):
-            raise SourceError(f"{remote.shown(place)}: metadata is read from http(s) addresses only, not from an object store")
-        return web.persist(lambda: _fetched(href), remote.shown(place), LIMITS)
+        return _text_of_server(place)
     with _member(place) as content:
         data = content.read(MOST_TEXT_BYTES + 1)
     if len(data) > MOST_TEXT_BYTES:
@@ -77,8 +73,21 @@ def read_text(place: str) -> bytes:
     return data
 
 
-def _fetched(href: str) -> bytes:
-    with web.request(href, allowed=allowed_from(href), limits=LIMITS) as answer:
+def _text_of_server(place: str) -> bytes:
+    """As `read_text`: with a signature where the address needs one, read as its rasters are."""
+    stored = place.startswith("s3")
+    href = object_store.href_of(place) if stored else remote.address(place).removeprefix("/vsicurl/")
+    keys = object_store.credentials(place) if stored else None
+    try:
+        return web.persist(lambda: _fetched(href, keys), remote.shown(place), LIMITS)
+    except SourceError as error:
+        if stored and "answers 403" in str(error):
+            raise SourceError(f"{remote.shown(place)}: {remote.cause(place, 'code 403')}") from error
+        raise
+
+
+def _fetched(href: str, keys: web.Credentials | None) -> bytes:
+    with web.request(href, allowed=allowed_from(href), limits=LIMITS, credentials=keys) as answer:
         data = b"".join(web.body_of(answer, LIMITS, MOST_TEXT_BYTES))
         said = int(answer.headers.get("Content-Length", len(data)))
     if len(data) < said:

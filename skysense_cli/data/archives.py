@@ -51,8 +51,6 @@ class Archive:
 _RGB = ("rgb", "rgbnir")
 _UNCALIBRATED = "uncalibrated: calibrated here by the files beside the image; needs `dem` or `geocoding: ellipsoid`"
 
-_UNREAD = "uncalibrated, and its annotations lie in the object store, where they are not read: use the source cdse or safe, or RTC"
-
 ARCHIVES: dict[str, Archive] = {
     "earth_search": Archive(
         "https://earth-search.aws.element84.com/v1",
@@ -63,7 +61,7 @@ ARCHIVES: dict[str, Archive] = {
             ),
             "sentinel-2-c1-l2a": Collection(("sentinel2_l2a",), offset="raster", note="COGs of Collection 1, baseline 05.00 and later"),
             "sentinel-2-l1c": Collection(("sentinel2_l1c",), AMAZON, buckets=("sentinel-s2-l1c",), note="JP2"),
-            "sentinel-1-grd": Collection(("sentinel1_grd",), AMAZON, buckets=("sentinel-s1-l1c",), note=_UNREAD),
+            "sentinel-1-grd": Collection(("sentinel1_grd",), AMAZON, buckets=("sentinel-s1-l1c",), note=_UNCALIBRATED),
             "naip": Collection(_RGB, AMAZON, buckets=("naip-analytic",), note="USA, 0.3 to 1 m"),
         },
     ),
@@ -82,7 +80,7 @@ ARCHIVES: dict[str, Archive] = {
         {
             "sentinel-2-l2a": Collection(("sentinel2_l2a",), S3_KEYS, buckets=("eodata",), note="JP2 with their offset"),
             "sentinel-2-l1c": Collection(("sentinel2_l1c",), S3_KEYS, buckets=("eodata",), note="JP2 with their offset"),
-            "sentinel-1-grd": Collection(("sentinel1_grd",), S3_KEYS, buckets=("eodata",), note=_UNREAD),
+            "sentinel-1-grd": Collection(("sentinel1_grd",), S3_KEYS, buckets=("eodata",), note=_UNCALIBRATED),
         },
         endpoint="https://eodata.dataspace.copernicus.eu",
     ),

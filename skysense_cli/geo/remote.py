@@ -15,15 +15,15 @@ from urllib.parse import urlsplit
 from skysense_cli.errors import SourceError
 from skysense_cli.geo import guard
 
-REQUESTER_PAYS = (
-    "sentinel-s1-l1c",
-    "sentinel-s2-l1c",
-    "sentinel-s2-l2a",
-    "naip-analytic",
-    "naip-source",
-    "naip-visualization",
-    "usgs-landsat",
-)
+REGIONS = {
+    "sentinel-s1-l1c": "eu-central-1",
+    "sentinel-s2-l1c": "eu-central-1",
+    "sentinel-s2-l2a": "eu-central-1",
+    "naip-analytic": "us-west-2",
+    "naip-source": "us-west-2",
+    "naip-visualization": "us-west-2",
+    "usgs-landsat": "us-west-2",
+}  # where buckets of Amazon lie that bill whoever reads
 PLANETARY = "planetary+"
 
 _REMOTE = re.compile(r"(https?|s3|s3\+https?|planetary\+https)://[^/]")
@@ -71,15 +71,15 @@ def cause(name: str, reason: str) -> str:
     refused = guard.refusal(_plain(name)) if _over_http(name) else ""
     if refused:
         return f"is redirected to {refused}"
-    bucket = _bucket(name)
+    store = bucket(name)
     if any(sign in reason for sign in _NO_KEYS):
-        pays = f"requester pays: bucket {bucket} bills whoever reads; " if bucket in REQUESTER_PAYS else ""
+        pays = f"requester pays: bucket {store} bills whoever reads; " if store in REGIONS else ""
         return f"{pays}needs keys of its store: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
     if _REFUSED.search(reason) is None:
         return reason
-    if bucket in REQUESTER_PAYS:
+    if store in REGIONS:
         return (
-            f"requester pays: bucket {bucket} bills whoever reads and refused this (403). "
+            f"requester pays: bucket {store} bills whoever reads and refused this (403). "
             "Set AWS_REQUEST_PAYER=requester and the keys of an account that may be billed, or use a free collection"
         )
     if name.startswith("s3"):
@@ -87,6 +87,14 @@ def cause(name: str, reason: str) -> str:
     if name.startswith(PLANETARY):
         return "the archive refused the signed address (403): this collection may need an account (PC_SDK_SUBSCRIPTION_KEY)"
     return "the server refused it (403): it is not public, or its signed address has run out"
+
+
+def bucket(name: str) -> str:
+    """The bucket of an address, also of `https://bucket.s3.region.amazonaws.com/key`."""
+    if name.startswith("s3"):
+        return _path_in_store(name).partition("/")[0]
+    found = re.match(r"https?://([^./]+)\.s3[.-][^/]*amazonaws\.com/", name)
+    return found[1] if found else ""
 
 
 def _over_http(name: str) -> bool:
@@ -100,14 +108,6 @@ def _plain(name: str) -> str:
 def _path_in_store(name: str) -> str:
     parts = urlsplit(name)
     return f"{parts.netloc}{parts.path}" if parts.scheme == "s3" else parts.path.removeprefix("/")
-
-
-def _bucket(name: str) -> str:
-    """The bucket of an address, also of `https://bucket.s3.region.amazonaws.com/key`."""
-    if name.startswith("s3"):
-        return _path_in_store(name).partition("/")[0]
-    found = re.match(r"https?://([^./]+)\.s3[.-][^/]*amazonaws\.com/", name)
-    return found[1] if found else ""
 
 
 def _signed(href: str) -> str:

@@ -8,7 +8,7 @@ from skysense_cli import sensors
 from skysense_cli.data import archives
 from skysense_cli.data.sources.stac import Stac
 from skysense_cli.errors import RecipeError
-from skysense_cli.geo.remote import REQUESTER_PAYS
+from skysense_cli.geo.remote import REGIONS
 
 
 def test_the_source_takes_every_archive():
@@ -24,7 +24,7 @@ def test_every_collection_is_in_the_table_with_what_it_needs():
     for archive, place in archives.ARCHIVES.items():
         assert place.url.startswith("https://")
         for collection, one in place.collections.items():
-            pays = bool(set(one.buckets) & set(REQUESTER_PAYS))
+            pays = bool(set(one.buckets) & set(REGIONS))
             assert pays == ("AWS_REQUEST_PAYER" in one.needs), f"{archive} {collection}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from skysense_cli import sensors
 from skysense_cli.data.acquire import acquire
 from skysense_cli.data.clouds.none import NoMask
+from skysense_cli.data.sar import scene
 from skysense_cli.data.sources.safe import Safe
 from skysense_cli.data.sources.stac import Dem, Stac
 from skysense_cli.errors import DataError, RecipeError, SourceError
@@ -80,3 +81,40 @@ def test_annotations_that_are_not_there_are_named(home, serve, tmp_path):
     (item,) = Stac(url=f"{serve(other).address}/catalog.json", geocoding="ellipsoid").search(GRD, None, None)
     with pytest.raises(SourceError, match=r"/annotation/calibration/c.*: answers 404"):
         read(item)
+
+
+def test_an_object_store_gives_what_the_product_gives(home, tmp_path, monkeypatch, capfd):
+    """Images and annotations lie at s3:// addresses, as the Copernicus Data Space keeps them, and are read with the same keys."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        import boto3
+
+        store = "http://{}:{}".format(*server.get_host_and_port())
+        client = boto3.client("s3", endpoint_url=store, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+        client.create_bucket(Bucket="eodata")
+        item = json.loads((home / "item.json").read_text())
+        for key, asset in item["assets"].items():
+            if key in ("vv", "vh") or key.startswith("schema-"):
+                client.upload_file(str(home / asset["href"]), "eodata", f"Sentinel-1/{key}")
+                asset["href"] = f"s3://eodata/Sentinel-1/{key}"
+        extent = {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [["2015-01-01T00:00:00Z", None]]}}
+        (tmp_path / "item.json").write_text(json.dumps(item | {"collection": "sentinel-1-grd"}))
+        root = {"type": "Collection", "stac_version": "1.0.0", "id": "sentinel-1-grd", "description": "a", "license": "other",
+                "extent": extent, "links": [{"rel": "item", "href": "./item.json"}]}  # fmt: skip
+        (tmp_path / "collection.json").write_text(json.dumps(root))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "only-here")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "kept-secret")
+        options = {"archive": "cdse", "collection": "sentinel-1-grd", "url": str(tmp_path / "collection.json"), "geocoding": "ellipsoid"}
+        (found,) = Stac(**options, endpoint=store).search(GRD, None, None)
+        assert found.assets["VV"].radar.calibration == f"s3+{store}/eodata/Sentinel-1/schema-calibration-vv"
+        (own,) = Safe(path=str(home), geocoding="ellipsoid").search(GRD, None, None)
+        assert np.array_equal(read(found).pixels, read(own).pixels)
+        client.delete_object(Bucket="eodata", Key="Sentinel-1/schema-noise-vv")
+        scene._loaded.cache_clear()
+        with pytest.raises(SourceError, match=r"schema-noise-vv: answers 404"):
+            read(found)
+    finally:
+        server.stop()
+    told = "".join(capfd.readouterr()) + repr(found)
+    assert "only-here" not in told and "kept-secret" not in told
