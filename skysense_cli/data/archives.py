@@ -49,7 +49,7 @@ class Archive:
 
 
 _RGB = ("rgb", "rgbnir")
-_UNCALIBRATED = "uncalibrated: calibrated here by the files beside the image; needs `dem` or `geocoding: ellipsoid`"
+_UNCALIBRATED = "uncalibrated: calibrated here by the files beside the image; needs `dem`, or `geocoding: flat` or `ellipsoid`"
 
 ARCHIVES: dict[str, Archive] = {
     "earth_search": Archive(

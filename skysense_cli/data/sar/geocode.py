@@ -34,6 +34,7 @@ class Surface:
         self.frame = f"+proj=stere +lat_0={grid.lat.mean():.6f} +lon_0={lon:.6f} +datum=WGS84 +units=m +no_defs"
         x, y = transformer("EPSG:4326", self.frame).transform(grid.lon, grid.lat)
         self.points = np.stack([x, y], axis=-1)  # (R, C, 2)
+        self.misfit = _misfit(grid)  # (R, C)
 
     def places(self, x: np.ndarray, y: np.ndarray, crs: str) -> Places:
         """Line and sample of points (any shape) of `crs`; a little outside the grid its border cells go on."""
@@ -46,6 +47,21 @@ class Surface:
         values = np.stack([grid.line, grid.sample, grid.height], axis=-1)
         found = np.where(np.isnan(row)[:, None], np.nan, _bilinear(values, row, column)[0])
         return Places(*(found[:, k].reshape(shape) for k in range(3)))
+
+    def relief(self, line: np.ndarray, sample: np.ndarray) -> float:
+        """Metres by which the ground around these lines and samples departs from the surface at least; 0 where none is inside.
+
+        By the heights of the grid's own points alone, of the cells that are touched: each beside the line between its neighbours.
+        A hill between two points, which are 13 to 20 km apart, is not seen: a small figure is no proof of flat ground.
+        """
+        known = np.isfinite(line) & np.isfinite(sample)
+        if not known.any():
+            return 0.0
+        ends = []
+        for places, nodes in ((line[known], self.grid.line[:, 0]), (sample[known], self.grid.sample[0])):
+            at = np.interp([places.min(), places.max()], nodes, np.arange(len(nodes)))
+            ends.append(slice(int(np.floor(at[0])), int(np.ceil(at[1])) + 1))
+        return float(self.misfit[ends[0], ends[1]].max())
 
     def _inverted(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(row, column) in the grid of points (N, 2): Newton's steps from cell to cell until the surface's point is met."""
@@ -72,6 +88,20 @@ class Surface:
         fit, *_ = np.linalg.lstsq(_terms(self.points.reshape(-1, 2) / scale), index.astype(float), rcond=None)
         row, column = (_terms(wanted / scale) @ fit).T
         return np.clip(row, -1, rows), np.clip(column, -1, columns)
+
+
+def _misfit(grid: GeolocationGrid) -> np.ndarray:
+    """(R, C) metres of each point off the straight line between its neighbours, along lines or samples; 0 at the corners."""
+    off = np.zeros_like(grid.height)
+    off[1:-1] = _off_line(grid.height, grid.line[:, 0])
+    off[:, 1:-1] = np.maximum(off[:, 1:-1], _off_line(grid.height.T, grid.sample[0]).T)
+    return off
+
+
+def _off_line(height: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(N - 2, M) distances of rows from the line between the rows before and after.   at: (N,) where the rows lie"""
+    share = ((at[1:-1] - at[:-2]) / (at[2:] - at[:-2]))[:, None]
+    return np.abs(height[1:-1] - (1 - share) * height[:-2] - share * height[2:])
 
 
 def _terms(points: np.ndarray) -> np.ndarray:

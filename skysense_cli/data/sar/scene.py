@@ -20,6 +20,7 @@ from skysense_cli.geo import raster
 from skysense_cli.geo.crs import crs_text, transformer
 from skysense_cli.geo.grid import shifted
 
+MOST_RELIEF_M = 10.0
 COARSEN_FROM = 1.5  # pixels so many times larger than the image's are the mean of several places
 
 
@@ -48,7 +49,8 @@ def read_power(assets: Sequence[Asset], grid: GeoBox, shift_m: tuple[float, floa
     """sigma0 (C, H, W) float32 on `grid`, where it is data (C, H, W), and facts for the record of the date.
 
     assets: each with `radar`, of one product       shift_m: the scene is moved by so much eastward and northward
-    With a DEM: relief_m is the largest height of the ground over (or under) the product's grid surface.
+    With a DEM: relief_m is the largest height of the ground over (or under) the product's grid surface. Without: relief_seen_m is
+    what the heights of the grid's points around show of it, at least; ground with more than MOST_RELIEF_M is refused if it is to be flat.
     A digital number of 0 is no data. Raises GridError for whatever is wrong with one of the files.
     """
     powers, flags, known = [], [], None
@@ -117,7 +119,13 @@ def _places(scene: Scene, radar: Radar, grid: GeoBox) -> tuple[np.ndarray, np.nd
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     flat = scene.surface.places(x, y, crs)
     if not radar.dem:
-        return flat.line, flat.sample, {}
+        seen = scene.surface.relief(flat.line, flat.sample)
+        if radar.flat and seen > MOST_RELIEF_M:
+            raise GridError(
+                f"{radar.product}: the ground here departs by {seen:.0f} m or more from the surface that the product is placed on, at most "
+                f"{MOST_RELIEF_M:g} m are taken for flat; give `dem`, or take it as it is with `geocoding: ellipsoid`"
+            )
+        return flat.line, flat.sample, {"relief_seen_m": round(seen, 1)}
     height = _heights(radar, grid)
     lon, lat = transformer(crs, "EPSG:4326").transform(x, y)
     inside = np.isfinite(flat.line)

@@ -29,6 +29,7 @@ class Radar:
 
     noise: None where the product has none       dem: rasters of heights in metres; none: the product's own grid surface
     geoid: what is added to them to be above the ellipsoid: metres, or a raster of metres
+    flat: without heights, ground that shows relief against that surface is refused
     """
 
     product: str
@@ -36,6 +37,7 @@ class Radar:
     noise: str | None = None
     dem: tuple[str, ...] = ()
     geoid: float | str = 0.0
+    flat: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Cdse(Source):
 
     def __init__(
         self, *, cache: str, max_cloud: float | None = None, product_type: str | None = None, dem: Dem | None = None,
-        geocoding: Literal["refuse", "ellipsoid"] = "refuse", verify: Literal["catalogue", "archive"] = "catalogue",
+        geocoding: Literal["refuse", "flat", "ellipsoid"] = "refuse", verify: Literal["catalogue", "archive"] = "catalogue",
         catalogue_url: str = "https://catalogue.dataspace.copernicus.eu/odata/v1",
         download_url: str = "https://download.dataspace.copernicus.eu/odata/v1",
         token_url: str = "https://identity.dataspace.copernicus.eu/auth/realms/CDSE/protocol/openid-connect/token",

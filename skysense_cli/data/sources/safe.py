@@ -43,7 +43,9 @@ class Safe(Source):
     dem: Sentinel-1 is then placed by orbit and height (range-Doppler terrain correction)
     geocoding: Sentinel-1 without a DEM is refused; `ellipsoid` places it on the product's own coarse surface of
         heights and marks it so. Ground that rises above that surface lands elsewhere, by its height over the
-        tangent of the incidence angle: 10 m of relief are 10 to 17 m. Terrain-corrected products (RTC) are better
+        tangent of the incidence angle: 10 m of relief are 10 to 17 m. `flat` does so where the product's heights, which
+        are 13 to 20 km apart, show at most 10 m of relief around, and refuses the date by name elsewhere; what lies
+        between them it cannot see. Terrain-corrected products (RTC) are better
     verify: compare the images in zip archives with the archive's checksums before their first use in a process,
         which reads them once as a whole (about 1 s per GB)
     Offsets, baseline, times, orbit and angles come from the metadata. Sentinel-1 becomes sigma0 by the product's
@@ -52,9 +54,10 @@ class Safe(Source):
     """
 
     def __init__(self, *, path: str | list[str], pattern: str = "*", max_cloud: float | None = None, dem: Dem | None = None,
-                 geocoding: Literal["refuse", "ellipsoid"] = "refuse", verify: bool = True) -> None:  # fmt: skip
+                 geocoding: Literal["refuse", "flat", "ellipsoid"] = "refuse", verify: bool = True) -> None:  # fmt: skip
         self.path, self.pattern, self.max_cloud = path, pattern, max_cloud
-        self.dem, self.geocoding, self.verify = dem, geocoding, verify
+        self.dem, self.verify = dem, verify
+        self.geocoding: Literal["refuse", "flat", "ellipsoid"] = geocoding
 
     def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: Period, extra_bands: tuple[str, ...] = ()) -> list[Item]:
         if sensor.kind == "sar":
@@ -87,10 +90,10 @@ class Safe(Source):
 
     @property
     def _placing(self) -> Placing:
-        dem, ellipsoid = self.dem, self.geocoding == "ellipsoid"
+        dem = self.dem
         if dem is None:
-            return Placing(ellipsoid=ellipsoid)
-        return Placing((dem.path,) if isinstance(dem.path, str) else tuple(dem.path), dem.geoid, ellipsoid)
+            return Placing(geocoding=self.geocoding)
+        return Placing((dem.path,) if isinstance(dem.path, str) else tuple(dem.path), dem.geoid, self.geocoding)
 
 
 # a build asks for the same products block after block

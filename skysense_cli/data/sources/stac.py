@@ -65,7 +65,7 @@ class Stac(Source):
     def __init__(self, *, archive: Literal["earth_search", "planetary_computer", "cdse"] | None = None, url: str | None = None,
                  collection: str | None = None, max_cloud: float | None = None, buckets: tuple[str, ...] = (), endpoint: str = "",
                  units: str | None = None, dem: Dem | None = None,
-                 geocoding: Literal["refuse", "ellipsoid"] = "refuse") -> None:  # fmt: skip
+                 geocoding: Literal["refuse", "flat", "ellipsoid"] = "refuse") -> None:  # fmt: skip
         place, rules = archives.find(archive, collection) if archive else (archives.Archive(url or ""), archives.Collection(()))
         self.url, self.collection, self.max_cloud, self.units = url or place.url, collection, max_cloud, units
         if not self.url:
@@ -73,7 +73,7 @@ class Stac(Source):
         self.signed, self.endpoint, self.rules = place.signed, endpoint or place.endpoint, rules
         self.allowed = hrefs.allowed_for(self.url, buckets=buckets or rules.buckets)
         paths = () if dem is None else (dem.path,) if isinstance(dem.path, str) else tuple(dem.path)
-        self.placing = Placing(paths, dem.geoid if dem else 0.0, geocoding == "ellipsoid")
+        self.placing = Placing(paths, dem.geoid if dem else 0.0, geocoding)
 
     def search(self, sensor: Sensor, lonlat_bounds: Bounds | None, period: tuple[np.datetime64, np.datetime64] | None,
                extra_bands: tuple[str, ...] = ()) -> list[Item]:  # fmt: skip

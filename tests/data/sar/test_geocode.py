@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from pyproj import Transformer
 
 from skysense_cli.data.sar import terrain
@@ -39,6 +40,24 @@ def test_it_agrees_with_the_orbit_where_the_surface_is_smooth(annotation):
     line, sample = terrain.places(annotation, lon, lat, found.height)
     miss = np.hypot(line - found.line, sample - found.sample)
     assert np.median(miss) < 0.5 and miss.max() < 4  # pixels; between points of other heights a straight line is no more exact
+
+
+def test_the_heights_of_the_grid_show_relief_at_its_points_and_none_on_a_slope(annotation):
+    grid = annotation.grid
+    slope = grid.line / 500 + grid.sample / 1000
+    even = Surface(replace(grid, height=slope))
+    assert even.misfit.max() < 1e-9 and even.relief(grid.line, grid.sample) < 1e-9
+    hill = slope.copy()
+    hill[4, 9] += 40
+    surface = Surface(replace(grid, height=hill))
+    assert surface.misfit[4, 9] == pytest.approx(40) and surface.misfit[4, 8] == pytest.approx(20)  # its neighbours see half of it
+    line, sample = np.array([grid.line[4, 9] - 100]), np.array([grid.sample[4, 9] + 100])  # in a cell with the point at a corner
+    assert surface.relief(line, sample) == pytest.approx(40)
+    assert surface.relief(line, np.array([grid.sample[4, 13]])) < 1e-9 == surface.relief(np.array([np.nan]), sample) + 1e-9
+    real = Surface(grid)
+    assert real.relief(grid.line, grid.sample) == pytest.approx(
+        563, abs=1
+    )  # by hand from the table: 1202 m between 503 and 559, 1173 and 771
 
 
 def test_outside_the_grid_there_is_no_place(annotation):

@@ -16,7 +16,11 @@ def test_the_heights_go_to_radar_assets_and_the_way_to_the_facts():
     placed = Placing(("dem.tif",), "geoid.tif").placed(ITEM)
     assert placed.assets["VV"].radar == Radar("p", "c", None, ("dem.tif",), "geoid.tif") and placed.assets["B"] == ITEM.assets["B"]
     assert placed.meta == {"x": 1, "geocoding": "range-Doppler"}
-    assert Placing(ellipsoid=True).placed(ITEM).meta["geocoding"] == "ellipsoid"
+    assert Placing(geocoding="ellipsoid").placed(ITEM).meta["geocoding"] == "ellipsoid"
+    assert Placing(geocoding="ellipsoid").placed(ITEM).assets["VV"].radar.flat is False
+    flat = Placing(geocoding="flat").placed(ITEM)
+    assert flat.assets["VV"].radar.flat is True and flat.meta["geocoding"] == "ellipsoid"
+    assert Placing(("dem.tif",), geocoding="flat").placed(ITEM).assets["VV"].radar.flat is False  # heights know better
     optical = Item("a", ITEM.time, {"B": Asset("b.tif")}, "DN")
     assert Placing().placed(optical) is optical
 
@@ -24,7 +28,7 @@ def test_the_heights_go_to_radar_assets_and_the_way_to_the_facts():
 def test_neither_heights_nor_a_word_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="^source x: Sentinel-1 GRD without a DEM .*recommended.*`geocoding: ellipsoid`"):
         Placing().check("source x")
-    Placing(ellipsoid=True).check("source x")
+    Placing(geocoding="ellipsoid").check("source x")
     with pytest.raises(GridError, match="gone.tif: no such file"):
         Placing((str(tmp_path / "gone.tif"),)).check("source x")
 

@@ -1,3 +1,5 @@
+import re
+import shutil
 import tracemalloc
 
 import numpy as np
@@ -193,3 +195,24 @@ def test_texts_alone_make_a_scene(grd_tree):
     other = b"<calibration><calibrationVectorList>" + vector + b"</calibrationVectorList></calibration>"
     with pytest.raises(DataError, match="^c: does not cover the image of a .16676 lines, 26144 samples."):
         understood(texts[0], other, None, ("a", "c", ""))
+
+
+def test_ground_that_is_not_flat_is_refused_by_name_and_flat_ground_is_taken(product, place, tmp_path):
+    """The real product lies over the Massif Central; the other has its heights rise evenly from south to north."""
+    grid = around(*place[:2], 1000)
+    (hilly,) = Safe(path=str(product), geocoding="flat").search(GRD, None, None)
+    with pytest.raises(
+        GridError, match=r"annotation/s1a-iw-grd-vv-.*: the ground here departs by \d+ m or more from the surface .*give `dem`"
+    ):
+        get(hilly, grid)
+    seen = get(item_of(product), grid).meta["relief_seen_m"]
+    assert 10 < seen < 600
+    other = shutil.copytree(product, tmp_path / product.name)
+    for text in (other / "annotation").glob("*.xml"):
+        lines = iter(re.findall(r"<line>(\d+)</line>", text.read_text().partition("<geolocationGridPointList")[2]))
+        sloped = re.sub(r"<height>[^<]*</height>", lambda _, lines=lines: f"<height>{int(next(lines)) / 1000}</height>", text.read_text())
+        text.write_text(sloped)
+    (even,) = Safe(path=str(other), geocoding="flat").search(GRD, None, None)
+    date = get(even, grid)
+    assert date.valid.all() and date.meta["relief_seen_m"] == 0 and date.meta["geocoding"] == "ellipsoid"
+    assert np.array_equal(date.pixels, get(item_of(product), grid).pixels)
