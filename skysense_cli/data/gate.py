@@ -24,6 +24,7 @@ TOLERANCE = 150.0  # counts: no ground is darker than this below zero
 LEVEL_TOLERANCE = 300.0  # counts: what dark bands vary by within a season
 UNEVEN = 170.0  # counts: how much wider than twice the others' the dark half of a date may be
 FLOOR_PERCENT = 2.0
+LEAST_CONTRAST = 0.6  # of the others': haze and thin cloud raise a date as the offset does, but take contrast, which the offset leaves
 LAND = 1200.0  # counts that the brightest band of land reaches; open water stays below
 CUT_SHARE = 0.5
 YEAR_DAYS = 365
@@ -128,6 +129,7 @@ class _Date:
     """A look with what is asked of it often.
 
     dark: positions of the dark bands      floors: (C,) dark ends      spread: (dark,) from the dark end to the median
+    contrast: (C,) from the dark end to the bright one
     high: no band has numbers much below 1000      cut: most dark land is cut off at 1
     """
 
@@ -136,6 +138,7 @@ class _Date:
     dark: list[int]
     floors: np.ndarray
     spread: np.ndarray
+    contrast: np.ndarray
     high: bool
     cut: bool
 
@@ -145,12 +148,12 @@ class _Date:
         if seen.clear.sum() < max(LEAST_PIXELS, LEAST_SHARE * seen.clear.size):
             return None
         own = seen.pixels[:, seen.clear]
-        floors, middle = np.percentile(own, [FLOOR_PERCENT, 50], axis=1)
+        floors, middle, tops = np.percentile(own, [FLOOR_PERCENT, 50, 100 - FLOOR_PERCENT], axis=1)
         dark = [k for k, name in enumerate(bands) if name in DARK_BANDS] or np.argsort(floors)[:3].tolist()
         land = own.max(axis=0) >= LAND
         cut = bool(land.sum() >= LEAST_PIXELS and _cut_share(own[dark][:, land]) >= CUT_SHARE)
         high = bool(floors.min() >= -BASELINE_OFFSET - TOLERANCE)
-        return cls(seen.pixels, seen.clear, dark, floors, (middle - floors)[dark], high, cut)
+        return cls(seen.pixels, seen.clear, dark, floors, (middle - floors)[dark], tops - floors, high, cut)
 
     def without(self, offset: float) -> "_Date":
         """The date with the offset taken off."""
@@ -183,12 +186,18 @@ def _against(date: _Date, others: Sequence[_Date]) -> Verdict | None:
 
 
 def _carries(date: _Date, others: Sequence[_Date]) -> bool:
-    """Whether 1000 too much explains a date: no band near 0, dark ends 1000 higher, and as even as the others, which haze is not."""
+    """Whether 1000 too much explains a date: no band near 0, dark ends 1000 higher, as even and as rich in contrast as the others.
+
+    Haze is not: it lies unevenly, or, over small ground, evenly but with less contrast below it.
+    """
     floors = np.median([other.floors for other in others], axis=0)
     spread = np.median([other.spread for other in others], axis=0)
     level = float((date.floors - floors)[date.dark].mean())
     even = float((date.spread - 2 * spread).mean()) <= UNEVEN
-    return bool(date.high and even and abs(level + BASELINE_OFFSET) <= LEVEL_TOLERANCE)
+    contrast = np.median([other.contrast for other in others], axis=0)
+    few = len(others) <= LEAST_DATES  # then the median is that of one date
+    clear = few or float(np.median(date.contrast / np.maximum(contrast, 1))) >= LEAST_CONTRAST
+    return bool(date.high and even and clear and abs(level + BASELINE_OFFSET) <= LEVEL_TOLERANCE)
 
 
 def _carries_less(date: _Date, others: Sequence[_Date]) -> bool:
