@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import pickle
 
@@ -7,7 +8,7 @@ import xarray
 from affine import Affine
 
 from skysense_cli.errors import GridError
-from skysense_cli.geo import cube, raster
+from skysense_cli.geo import raster
 from skysense_cli.geo.cube import address, describe_cube
 from skysense_cli.geo.opening import open_raster
 
@@ -116,7 +117,7 @@ def test_what_is_no_cube_is_named(tmp_path):
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.nc").write_bytes(b"\x89HDF\r\n\x1a\n")
-    monkeypatch.setattr(cube.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GridError, match=r"needs h5netcdf; get it with: pip install 'skysense-cli\[cubes\]'"):
         describe_cube(str(tmp_path / "a.nc"))
 
