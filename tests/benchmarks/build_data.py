@@ -13,11 +13,11 @@ by CPU: what this process takes and half of what its workers take, over what one
 import argparse
 import datetime
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -209,52 +209,61 @@ def two_workers(folder: Path) -> dict[str, float]:
     return by_workers(folder, 2)
 
 
+WATCH = """
+import select, sys, time
+def resident():
+    lines = dict(line.split(":", 1) for line in open(f"/proc/{sys.argv[1]}/status"))
+    return [1024 * int(lines[key].split()[0]) for key in ("RssAnon", "VmRSS")]
+start = peak = resident()
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0.01)[0]:
+    peak = [max(pair) for pair in zip(peak, resident())]
+print(*(end - begin for begin, end in zip(start, peak)))
+"""
+
+
 class Cost:
-    """CPU and wall seconds of a block, and the peak of its memory in cubes."""
+    """CPU and wall seconds of a block, and the peak of its memory in cubes, watched from another process."""
 
     def __init__(self, folder: Path) -> None:
         with open_raster(next((folder / "scenes").glob("*_B02.tif"))) as dataset:
             self.cube = 2 * len(S2.band_names) * dataset.height * dataset.width
         self.found: dict[str, float] = {}
-        self._done, self._watched = threading.Event(), True
+        self._watching = 0.0  # CPU seconds of the watch, if it ended within
 
     def __enter__(self) -> Self:
-        self._start_bytes = self._peak = resident_bytes()
-        self._watch = threading.Thread(target=self._look, daemon=True)
-        self._watch.start()
+        command = [sys.executable, "-c", WATCH, str(os.getpid())]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._watch.stdout is not None
+        self._watch.stdout.readline()
         self._start = time.process_time(), time.perf_counter(), children_s()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        cpu, wall = time.process_time() - self._start[0], time.perf_counter() - self._start[1]
-        self._done.set()
-        self._watch.join()
-        cubes = [round((peak - start) / self.cube, 2) for peak, start in zip(self._peak, self._start_bytes, strict=True)]
-        self.found = {"cpu s": round(cpu, 3), "wall s": round(wall, 3), "memory, cubes": cubes[0], "resident, cubes": cubes[1]}
-        if (workers := children_s() - self._start[2]) > 0:
+        cpu, wall, workers = (
+            time.process_time() - self._start[0],
+            time.perf_counter() - self._start[1],
+            children_s() - self._start[2] - self._watching,
+        )
+        self.pause()
+        self.found = {"cpu s": round(cpu, 3), "wall s": round(wall, 3)} | self.found
+        if workers > 0.001:
             self.found["workers' cpu s"] = round(workers, 3)
 
     def pause(self) -> None:
         """Watch the memory no longer."""
-        self._watched = False
-
-    def _look(self) -> None:
-        while not self._done.wait(0.01):
-            if self._watched:
-                anonymous, resident = resident_bytes()
-                self._peak = max(self._peak[0], anonymous), max(self._peak[1], resident)
+        if self._watch.poll() is None:
+            before = children_s()
+            said, _ = self._watch.communicate("enough\n")
+            self._watching = children_s() - before
+            for name, peak in zip(("memory, cubes", "resident, cubes"), said.split(), strict=True):
+                self.found[name] = round(int(peak) / self.cube, 2)
 
 
 def children_s() -> float:
     """CPU seconds of the processes that this one started and that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def resident_bytes() -> tuple[int, int]:
-    """Memory of this process that no file backs, and all that it holds."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return 1024 * int(lines["RssAnon"].split()[0]), 1024 * int(lines["VmRSS"].split()[0])
 
 
 PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
