@@ -23,7 +23,8 @@ Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
 WHOLE_PX = 1e-6  # how far from a whole number of pixels a length may be
 SCALE_LIMIT = 0.01  # how far from 1 the scale of a map projection may be
-MOST_FOOTPRINTS = 20_000_000
+MOST_FOOTPRINTS = 20_000_000  # of one zone
+MOST_IN_ALL = 50_000_000
 WGS84 = Geod(ellps="WGS84")
 
 
@@ -108,6 +109,7 @@ def each_footprint(area: BaseGeometry, *, crs: str, size_m: float, stride_m: flo
     if area.is_empty:
         raise GridError("the area is empty")
     stride = stride_m or size_m
+    _check_number(area, size_m, stride)
     found = False
     for name, part in _zones(area) if crs == "utm" else [(crs_text(crs), area)]:
         if not part.is_empty:
@@ -263,6 +265,17 @@ def _in_one_crs(area: BaseGeometry, crs: str, sides: tuple[float, float], anchor
             hit &= _utm_epsg(lons, lats) == int(crs.removeprefix("EPSG:"))
         for k in np.flatnonzero(hit):
             yield Footprint(crs, float(lefts[k]), float(y), size, row, int(columns[k]))
+
+
+def _check_number(area: BaseGeometry, size_m: float, stride_m: float) -> None:
+    """Raise GridError for an area that holds more than MOST_IN_ALL, by its square metres, before any is made."""
+    ground = shapely.transform(area, lambda points: np.column_stack(transformed("EPSG:4326", "EPSG:6933", points[:, 0], points[:, 1])))
+    most = int(ground.area / stride_m**2)
+    if most > MOST_IN_ALL:
+        raise GridError(
+            f"the area {_brief(area.bounds)} holds about {most:,} footprints of {size_m:g} m; at most {MOST_IN_ALL:,} are possible: "
+            "take a smaller area, or a larger size_m"
+        )
 
 
 def _boxes(lefts: np.ndarray, bottom: float, side: float) -> np.ndarray:

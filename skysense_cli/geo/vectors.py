@@ -16,6 +16,8 @@ from skysense_cli.geo.grid import Bounds
 from skysense_cli.geo.raster import describe
 
 MOST_BYTES = 512 << 20
+MOST_MENDED = 0.01  # of the area: an outline that touches itself is mended, a crossed one is another area
+DEGREES = ("EPSG:4326", "OGC:CRS84")
 RASTERS = (".tif", ".tiff", ".jp2")
 SIGNATURES = {  # the first bytes decide, since GDAL would also follow a file that only points to others
     ".geojson": b"{", ".json": b"{", ".gpkg": b"SQLite format 3\0", ".fgb": b"fgb", ".parquet": b"PAR1", ".shp": b"\0\0\x27\x0a",
@@ -94,8 +96,9 @@ def _on_globe(shape: BaseGeometry, crs: str, path: Path) -> BaseGeometry:
     """The geometry in degrees, valid, with longitudes in -180..180."""
     if not np.isfinite(shapely.get_coordinates(shape)).all():
         raise GridError(f"{path}: holds coordinates that are no numbers")
-    shape = shapely.force_2d(shapely.make_valid(shape))
-    if crs not in ("EPSG:4326", "OGC:CRS84"):
+    _check_outline(shape, path)
+    shape = _uncrossed(shapely.force_2d(shapely.make_valid(shape)), crs)
+    if crs not in DEGREES:
         left, bottom, right, top = shape.bounds
         dense = shapely.segmentize(shape, max(right - left, top - bottom, 1e-9) / 64)  # straight lines become curves
         change = transformer(crs, "EPSG:4326")
@@ -105,10 +108,28 @@ def _on_globe(shape: BaseGeometry, crs: str, path: Path) -> BaseGeometry:
         if shape.bounds[2] - shape.bounds[0] > 180:  # its ends lie on both sides of the antimeridian
             shape = shapely.transform(shape, lambda points: np.column_stack([points[:, 0] % 360, points[:, 1]]))
     left, bottom, right, top = shape.bounds
-    if bottom < -90.0001 or top > 90.0001 or left < -540 or right > 540:
+    if bottom < -90.0001 or top > 90.0001 or left < -360 or right > 360:
         hint = "are its coordinates projected? Then the file must name its CRS"
         raise GridError(f"{path}: reaches from {left:g}, {bottom:g} to {right:g}, {top:g}, which are no degrees; {hint}")
     return _wrapped(shapely.make_valid(shape))
+
+
+def _check_outline(shape: BaseGeometry, path: Path) -> None:
+    """Raise GridError unless the shape has an area, and the one that it seems to have."""
+    if shape.area == 0 and shapely.make_valid(shape).area == 0:
+        raise GridError(f"{path}: holds a {shape.geom_type} without an area; expected polygons")
+    sound = shapely.make_valid(shape).area
+    if abs(sound - shape.area) > MOST_MENDED * sound:
+        reason = shapely.is_valid_reason(shape)
+        raise GridError(f"{path}: has an outline that is not valid ({reason}), and mending it would change its area; mend it in a GIS")
+
+
+def _uncrossed(shape: BaseGeometry, crs: str) -> BaseGeometry:
+    """The shape in degrees east of 0 where it was drawn across the antimeridian without a cut, so that it seems to go around the globe."""
+    lons = shapely.get_coordinates(shape)[:, 0]
+    if crs not in DEGREES or np.ptp(lons) <= 180 or (np.abs(lons) < 90).any() or (np.abs(lons) == 180).all():
+        return shape
+    return shapely.make_valid(shapely.transform(shape, lambda points: np.column_stack([points[:, 0] % 360, points[:, 1]])))
 
 
 def _wrapped(shape: BaseGeometry) -> BaseGeometry:

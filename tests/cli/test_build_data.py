@@ -1,5 +1,7 @@
 """`skysense build-data` as a user runs it: exit code, what it says, what it leaves."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from typer.testing import CliRunner
+
+from skysense_cli.cli.home import OutputError
+from skysense_cli.cli.main import app
 
 BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 RECIPE = """\
@@ -101,3 +107,19 @@ def test_scenes_that_are_not_there_end_with_code_5(recipe):
     run = skysense("build-data", recipe, "--set", "modalities.s2.source.pattern=none_(?P<date>.{8}).tif")
     assert run.returncode == 5
     assert "no file matches" in run.stderr.splitlines()[-1]
+
+
+def test_places_that_cannot_be_written_to_are_named_and_nothing_there_is_touched(recipe, badinput_dir, tmp_path):
+    bad = tmp_path / "bad"
+    subprocess.run([sys.executable, badinput_dir / "make_bad.py", bad, "--only", "fs"], check=True, capture_output=True)
+    cases = [case for case in json.loads((bad / "cases.json").read_text()) if case["verb"] == "any with --out"]
+    precious = {path: path.read_bytes() for path in (bad / "fs").rglob("*") if path.is_file() and not path.is_symlink()}
+    assert len(cases) == 9 and precious
+    for case in cases:
+        if case["id"] == "fs/readonly" and os.geteuid() == 0:
+            continue  # root may write there
+        done = CliRunner().invoke(app, ["build-data", str(recipe), "--out", str(bad / case["path"])])
+        assert case["want"] == "bounded" or done.exit_code, case["id"]
+        if done.exit_code:
+            assert isinstance(done.exception, OutputError) and "\n" not in str(done.exception), case["id"]
+    assert {path: path.read_bytes() for path in precious} == precious

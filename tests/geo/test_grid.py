@@ -156,3 +156,10 @@ def test_an_overlap_of_a_half_is_refused():
     for overlap in (-0.1, 0.5):
         with pytest.raises(GridError, match="at least 0 and less than 0.5"):
             tiles((10, 10), 4, overlap)
+
+
+def test_an_area_that_holds_too_many_footprints_is_refused_before_any_is_made():
+    with pytest.raises(
+        GridError, match=r"holds about 1,2\d\d,\d{3},\d{3} footprints of 640 m; at most 50,000,000 are possible: take a smaller"
+    ):
+        footprints(shapely.box(-180, -90, 180, 90), crs="utm", size_m=640)

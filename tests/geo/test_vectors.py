@@ -82,12 +82,36 @@ def test_hostile_geojson_is_read_or_refused_by_name(badinput_dir, tmp_path):
     from skysense_cli.errors import SkySenseError
 
     subprocess.run([sys.executable, badinput_dir / "make_bad.py", tmp_path, "--only", "geojson"], check=True, capture_output=True)
-    files = [path for path in sorted((tmp_path / "geojson").rglob("*")) if path.is_file() and path.suffix in (".geojson", ".json")]
-    assert len(files) > 10
-    for path in files:
+    cases = json.loads((tmp_path / "cases.json").read_text())
+    assert len(cases) > 30
+    for case in cases:
+        path = tmp_path / case["path"]
         try:
             area = read_area(path)
         except SkySenseError as error:
-            assert str(path) in str(error)  # noqa: PT017
+            assert case["want"] != "handle" and str(error).startswith(f"{path}: ") and "\n" not in str(error), case["id"]  # noqa: PT017
         else:
+            assert case["want"] != "reject" or "outside" in case["id"], case["id"]  # that is another place, where no scene lies
             assert not area.is_empty and area.bounds[0] >= -180 and area.bounds[2] <= 180
+
+
+def test_an_area_across_the_antimeridian_is_small_whether_it_was_cut_or_not(tmp_path):
+    path = tmp_path / "a.geojson"
+    ring = [[179, 0], [-179, 0], [-179, 1], [179, 1], [179, 0]]
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    area = read_area(path)
+    assert area.area == pytest.approx(2) and area.bounds == (-180, 0, 180, 1)
+    assert area.symmetric_difference(read_area((179.0, 0.0, -179.0, 1.0))).area == pytest.approx(0)
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [[[-180, -60], [180, -60], [180, 60], [-180, 60], [-180, -60]]]}))
+    assert read_area(path).area == pytest.approx(360 * 120)  # around the globe it is
+
+
+def test_an_outline_is_mended_only_where_that_leaves_its_area(tmp_path):
+    path = tmp_path / "a.geojson"
+    touching = [[0, 0], [2, 0], [2, 1], [1, 1], [1.001, 1.001], [1, 1], [0, 1], [0, 0]]  # a spike
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [touching]}))
+    assert read_area(path).area == pytest.approx(2)
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [1, 0], [0, 1], [0, 0]]]}))
+    refused(path, r"has an outline that is not valid .Self-intersection.*mend it in a GIS")
+    path.write_text(json.dumps({"type": "LineString", "coordinates": [[0, 0], [1, 1]]}))
+    refused(path, "holds a LineString without an area; expected polygons")
