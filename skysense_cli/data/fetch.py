@@ -66,6 +66,7 @@ def fetch(href: str, path: Path, *, allowed: Allowed, expected: Expected | None 
         try:
             persist(download.attempt, href, limits)
             file.flush()
+            download.note.unlink(missing_ok=True)  # first: a kill after the renaming would leave it for good
             publish(part, path)
         except OSError as error:
             _remove(part, file)
@@ -75,7 +76,6 @@ def fetch(href: str, path: Path, *, allowed: Allowed, expected: Expected | None 
             if not download.have or not download.note.exists():
                 _remove(part, file)
             raise
-        download.note.unlink(missing_ok=True)
     return path
 
 

@@ -5,6 +5,7 @@ import http.server
 import importlib.util
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -298,3 +299,17 @@ def test_a_full_disk_is_named_and_nothing_is_left(flaky, monkeypatch):
 def test_a_file_longer_than_the_limit_is_refused(flaky):
     with pytest.raises(SourceError, match="is longer than the 1,000 bytes that are taken"):
         flaky.fetch("ok", limits=Limits(most_bytes=1000))
+
+
+def test_nothing_lies_beside_a_file_when_it_gets_its_name(flaky, monkeypatch):
+    """A run that is killed right after it leaves the file alone."""
+    seen = []
+
+    def replace(source, target):
+        seen.append({path.name for path in flaky.home.iterdir()})
+        return real(source, target)
+
+    real = os.replace
+    monkeypatch.setattr(os, "replace", replace)
+    assert flaky.fetch("drop:1").read_bytes() == BODY
+    assert seen == [{"f.bin.part"}] and {path.name for path in flaky.home.iterdir()} == {"f.bin"}
