@@ -42,13 +42,15 @@ class Channel:
         """The sensor with the bands that the model sees."""
         return narrowed(sensors.get(self.input.sensor), self.input.bands)
 
-    def rows(self, top: int, height: int) -> Series:
-        """All dates of the units `top` to `top + height`, full width."""
+    def window(self, rows: slice, columns: slice) -> Series:
+        """All dates of a window in units; clouds that lie outside it grow into it."""
         margin = math.ceil(CLOUD_MARGIN_M / self.input.gsd_m) if self.cloud_mask.extra_bands else 0
-        first = max(top * self.unit_px - margin, 0)
-        last = min((top + height) * self.unit_px + margin, self.grid.shape[0])
-        series = self.read(self.grid[first:last, :])
-        return cut(series, slice(top * self.unit_px - first, (top + height) * self.unit_px - first), slice(None))
+        read, inside = [], []
+        for units, side in zip((rows, columns), self.grid.shape, strict=True):
+            first, last = units.start * self.unit_px, units.stop * self.unit_px
+            read.append(slice(max(first - margin, 0), min(last + margin, side)))
+            inside.append(slice(first - read[-1].start, last - read[-1].start))
+        return cut(self.read(self.grid[read[0], read[1]]), *inside)
 
     def read(self, grid: GeoBox) -> Series:
         """All dates on `grid`; each is opened once. Their numbers are not judged again."""

@@ -61,12 +61,13 @@ class SceneStack:
     unit_m: float
     tags: dict[str, str]
 
-    def strip(self, top: int, height: int) -> dict[str, Series]:
-        """The series of all modalities over the units `top` to `top + height`, full width."""
-        return {name: channel.rows(top, height) for name, channel in self.channels.items()}
+    def strip(self, top: int, height: int, left: int = 0, width: int | None = None) -> dict[str, Series]:
+        """The series of all modalities over the units `top` to `top + height`, and `left` to `left + width` (None: to the right edge)."""
+        right = self.units[1] if width is None else left + width
+        return {name: channel.window(slice(top, top + height), slice(left, right)) for name, channel in self.channels.items()}
 
     def tile(self, strip: Mapping[str, Series], left: int, width: int) -> Sample | None:
-        """The units `left` to `left + width` of a strip, without the dates that have no valid pixel there.
+        """The units `left` to `left + width` of a strip, counted from its own left edge, without the dates that have no valid pixel there.
 
         None: no date of any modality has one.
         """

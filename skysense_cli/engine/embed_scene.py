@@ -27,9 +27,10 @@ from skysense_cli.engine.embed_files import (
     vector_facts,
     write_vectors,
 )
-from skysense_cli.engine.predict import Plan, Rows, predict_scene
+from skysense_cli.engine.predict import Finished, predict_scene
 from skysense_cli.engine.preview import save_colors
 from skysense_cli.engine.scene_job import SceneJob, open_job
+from skysense_cli.engine.tiling import Plan
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.geo.cog import GeoTiffStream
 from skysense_cli.geo.grid import bounds_of, crs_text, window
@@ -111,7 +112,7 @@ class SceneEmbedding:
             have.append(vector_facts(folder / VECTORS) == tags)
         return all(have)
 
-    def _rows(self, scene: Noting) -> Iterator[Rows]:
+    def _rows(self, scene: Noting) -> Iterator[Finished]:
         """Rows of cells whose last channel is 1 where a date sees the cell: it is blended like the others and stays 0 or 1."""
 
         def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
@@ -133,7 +134,7 @@ class Noting:
     """The scene of a job that notes which dates each tile has. dates: (top, left) in units -> modality -> times"""
 
     def __init__(self, job: SceneJob) -> None:
-        self._scene, self._top = job.scene, 0
+        self._scene = job.scene
         self.dates: dict[tuple[int, int], Times] = {}
 
     @property
@@ -141,17 +142,27 @@ class Noting:
         """Rows and columns of the extended scene."""
         return self._scene.units
 
-    def strip(self, top: int, height: int) -> dict[str, Series]:
+    def strip(self, top: int, height: int, left: int = 0, width: int | None = None) -> dict[str, Series]:
         """The series of all modalities over some units."""
-        self._top = top
-        return self._scene.strip(top, height)
+        return _Strip(self._scene.strip(top, height, left, width), top, left)
 
     def tile(self, strip: Mapping[str, Series], left: int, width: int) -> Sample | None:
-        """A part of the strip that was read last."""
+        """A part of a strip, noted."""
+        assert isinstance(strip, _Strip), "strips of this scene know their corner"
         sample = self._scene.tile(strip, left, width)
         if sample is not None:
-            self.dates[self._top, left] = {name: tuple(str(time) for time in part.times) for name, part in sample.series.items()}
+            self.dates[strip.top, strip.left + left] = {
+                name: tuple(str(time) for time in part.times) for name, part in sample.series.items()
+            }
         return sample
+
+
+class _Strip(dict[str, Series]):
+    """A strip that knows its corner in units, since others are read before its tiles are cut."""
+
+    def __init__(self, series: Mapping[str, Series], top: int, left: int) -> None:
+        super().__init__(series)
+        self.top, self.left = top, left
 
 
 @dataclass
@@ -179,11 +190,10 @@ class CoreMeans:
     def table(self, job: SceneJob, dates: Mapping[tuple[int, int], Times]) -> list[Vector]:
         """A row for each core with a seen cell, from the top left on; its outline is that of the core."""
         plan, rows = self.plan, []
-        for number, core in enumerate(plan.cores):
-            row, column = divmod(number, len(plan.columns.starts))
+        for row, column in np.ndindex(*plan.tiles):
             count = int(self._counts[row, column])
             if count:
-                px, ends = plan.unit_px, zip(core, plan.shape, strict=True)
+                px, ends = plan.unit_px, zip(plan.core(row, column), plan.shape, strict=True)
                 area = [slice(part.start * px, min(part.stop * px, side)) for part, side in ends]
                 ground = outline(bounds_of(window(job.grid, *area)), crs_text(job.grid.crs))
                 mean = (self._sums[row, column] / count).astype(np.float32)
@@ -193,8 +203,9 @@ class CoreMeans:
 
     def _edges(self) -> tuple[np.ndarray, np.ndarray]:
         """First rows and first columns of the cores, in cells."""
-        tops, lefts = (sorted({core[axis].start * self.plan.unit_px for core in self.plan.cores}) for axis in (0, 1))
-        return np.array(tops), np.array(lefts)
+        cores = self.plan.row_cores, self.plan.column_cores
+        tops, lefts = (np.array([core.start * self.plan.unit_px for core in axis]) for axis in cores)
+        return tops, lefts
 
 
 def _tags(path: Path) -> dict[str, str] | None:

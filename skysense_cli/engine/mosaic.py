@@ -1,5 +1,6 @@
 """Score maps put together from overlapping tiles, row by row: memory is a strip, never the scene."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,44 +54,73 @@ class Axis:
 class RasterMosaic:
     """Blends the scores of tiles with separable linear ramps.
 
-    Give tiles from left to right with `add`, close each row of tiles with `finish_row`; that returns
-    the rows which no later tile can touch. The result equals a blend of the whole scene at once: where
-    tiles overlap, the mean of their scores weighted by the product of the ramps of both axes.
+    Give the tiles of a window with `add`, close it with `finish`; that returns the pixels which no later tile can touch.
+    Windows come from left to right and from top to bottom; one that is left out leaves what it shares with others
+    undefined. The result equals a blend of the whole scene at once: where tiles overlap, the mean of their scores weighted
+    by the product of the ramps of both axes. The inside of a tile is copied. Memory: the tiles of one window, and
+    the rows that windows share with those below.
+
+    Beginning at a later row gives the same numbers, to the last bit, from the first row on that no earlier tile reaches.
     """
 
-    def __init__(self, channels: int, rows: Axis, columns: Axis) -> None:
-        self._rows, self._columns = rows, columns
+    def __init__(self, channels: int, rows: Axis, columns: Axis, blocks: Sequence[int] = (0,)) -> None:
+        self._channels, self._rows, self._columns = channels, rows, columns
+        self._edges = (*blocks, len(columns.starts))
         self._row_shares, self._column_shares = rows.shares(), columns.shares()
-        shape = (channels, rows.size, columns.length)
-        self._strip = np.zeros(shape, np.float32)  # the row of tiles at work
-        self._blend = np.zeros(shape, np.float32)  # all rows of tiles so far, from the top of the one at work
-        self._row = 0
-        self._column = 0
+        self._strip: np.ndarray | None = None  # the tiles of the window at work
+        self._place = (-1, -1)  # row, block of the window at work
+        self._next = 0  # column of the next tile
+        self._carried: tuple[tuple[int, int], np.ndarray] | None = None  # (row, block), columns shared with the next block
+        self._below: dict[int, tuple[int, np.ndarray]] = {}  # block -> row, blended rows shared with the next row
 
-    def add(self, scores: np.ndarray | None) -> None:
-        """Take the next tile of the row, (K, size, size) float32; None: a tile nobody will read, zeros."""
-        start, old = self._columns.starts[self._column], self._columns.before(self._column)
-        share = self._column_shares[self._column]
+    def add(self, row: int, block: int, scores: np.ndarray | None) -> None:
+        """Take the next tile of a window, (K, size, size) float32; None: a tile nobody will read, zeros."""
+        if self._strip is None:
+            self._begin(row, block)
+        assert self._strip is not None and self._place == (row, block), "a window is closed before the next one begins"
+        start = self._columns.starts[self._next] - self._columns.starts[self._edges[block]]
+        share = self._column_shares[self._next]
         part = self._strip[:, :, start : start + self._columns.size]
+        old = self._columns.before(self._next) if start or self._has_carried(row, block) else 0
         if scores is None:
             part[:, :, old:] = 0
         else:
             part[:, :, :old] += share[:old] * (scores[:, :, :old] - part[:, :, :old])
             part[:, :, old:] = scores[:, :, old:]
-        self._column += 1
+        self._next += 1
 
-    def finish_row(self) -> np.ndarray:
-        """Close a row of tiles; the finished rows (K, n, W) that follow those returned before, as a copy."""
-        assert self._column == len(self._columns.starts), "a row of tiles is closed when all its tiles are there"
-        old = self._rows.before(self._row)
-        share = self._row_shares[self._row][:old, None]
-        self._blend[:, :old] += share * (self._strip[:, :old] - self._blend[:, :old])
-        self._blend[:, old:] = self._strip[:, old:]
-        last = self._row + 1 == len(self._rows.starts)
-        count = self._rows.size if last else self._rows.starts[self._row + 1] - self._rows.starts[self._row]
-        finished = self._blend[:, :count].copy()
-        kept = self._rows.size - count
-        self._blend[:, :kept] = self._blend[:, count:].copy()
-        self._row += 1
-        self._column = 0
-        return finished
+    def finish(self, row: int, block: int) -> np.ndarray:
+        """Close a window; its finished pixels (K, n, w), which the caller may keep and change."""
+        last_column = self._edges[block + 1]
+        assert self._strip is not None and self._next == last_column, "a window is closed when all its tiles are there"
+        strip, self._strip = self._strip, None
+        starts = self._columns.starts
+        width = (starts[last_column] if last_column < len(starts) else self._columns.length) - starts[self._edges[block]]
+        if width < strip.shape[2]:
+            self._carried = (row, block), strip[:, :, width:].copy()
+            strip = strip[:, :, :width]
+        above = self._below.pop(block, None)
+        old = self._rows.before(row)
+        if old and above is not None and above[0] == row - 1:
+            blend, share = strip[:, :old], self._row_shares[row][:old, None]
+            blend -= above[1]
+            blend *= share
+            blend += above[1]
+        last = row + 1 == len(self._rows.starts)
+        count = self._rows.size if last else self._rows.starts[row + 1] - self._rows.starts[row]
+        if count < self._rows.size:
+            self._below[block] = row, strip[:, count:].copy()
+        return strip[:, :count]
+
+    def _begin(self, row: int, block: int) -> None:
+        first, stop = self._edges[block : block + 2]
+        width = self._columns.starts[stop - 1] + self._columns.size - self._columns.starts[first]
+        self._strip = np.empty((self._channels, self._rows.size, width), np.float32)
+        self._place, self._next = (row, block), first
+        if self._has_carried(row, block):
+            assert self._carried is not None, "asked just now"
+            carried = self._carried[1]
+            self._strip[:, :, : carried.shape[2]] = carried
+
+    def _has_carried(self, row: int, block: int) -> bool:
+        return self._carried is not None and self._carried[0] == (row, block - 1)

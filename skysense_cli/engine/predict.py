@@ -1,10 +1,14 @@
-"""A whole scene through a model: strips of tiles in, rows of blended scores out."""
+"""A whole scene through a model: windows of tiles in, finished pieces of the map out, read ahead of the model.
+
+What every kind of output shares is `compute`: the results of tiles in order, and where a window ends. `predict_scene`
+gives them to a `RasterMosaic`; a mosaic of another kind takes them the same way: the results of the tiles of a window,
+then its end, then what is finished.
+"""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,12 +17,17 @@ from torch import Tensor
 from skysense_cli import console
 from skysense_cli.core.batch import Batch
 from skysense_cli.data.sample import Sample, Series
-from skysense_cli.engine.mosaic import Axis, RasterMosaic
-from skysense_cli.errors import BundleError, GridError
-from skysense_cli.geo.grid import tiles
+from skysense_cli.engine.ahead import ahead
+from skysense_cli.engine.mosaic import RasterMosaic
+from skysense_cli.engine.tiling import Plan, Span, Window
+from skysense_cli.errors import BundleError
 
+Result = TypeVar("Result")
 Forward = Callable[[Batch, tuple[int, int]], Tensor]  # (batch, (h, w)) -> (B, K, h, w) scores
+Compute = Callable[[Batch, tuple[int, int]], Sequence[Result]]  # (batch, (h, w)) -> one result per tile
 ToBatch = Callable[[Sequence[Sample]], Batch]
+
+STRIPS_AHEAD, STEPS_AHEAD = 1, 2  # read beside the one at work, made ready beside the one in the model
 
 
 class Scene(Protocol):
@@ -27,79 +36,94 @@ class Scene(Protocol):
     @property
     def units(self) -> tuple[int, int]: ...
 
-    def strip(self, top: int, height: int) -> Mapping[str, Series]: ...
+    def strip(self, top: int, height: int, left: int = 0, width: int | None = None) -> Mapping[str, Series]: ...
 
     def tile(self, strip: Mapping[str, Series], left: int, width: int) -> Sample | None: ...
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a scene is cut. rows, columns: tiles, in units      unit_px: map pixels along a unit
+class TileDone(Generic[Result]):
+    """A tile of a window. result: None for one without any valid pixel, or one that is not wanted"""
 
-    shape: of the map in pixels, the extension cropped off     batch: tiles per step
-    cores: for each tile row by row, the (rows, columns) in units that it alone decides
-    """
-
-    rows: Axis
-    columns: Axis
-    unit_px: int
-    shape: tuple[int, int]
-    batch: int
-    cores: tuple[tuple[slice, slice], ...]
-
-    @property
-    def tile_px(self) -> tuple[int, int]:
-        """Map pixels of a tile."""
-        return self.rows.size * self.unit_px, self.columns.size * self.unit_px
-
-    @property
-    def count(self) -> int:
-        """Number of tiles."""
-        return len(self.rows.starts) * len(self.columns.starts)
+    window: Window
+    column: int
+    result: Result | None
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Finished rows of a map. top: of the first one      scores: (K, n, W) float32      valid: (n, W) bool"""
+class WindowDone:
+    """All tiles of a window were given. valid: (n, w) bool, of the map pixels `plan.pixels(window)`"""
 
+    window: Window
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished piece of a map. name: of the strip      top, left: first row and column
+    scores: (K, n, w) float32, the receiver's to change      valid: (n, w) bool"""
+
+    name: str
     top: int
+    left: int
     scores: np.ndarray
     valid: np.ndarray
 
 
-def make_plan(units: tuple[int, int], *, size: int, overlap: float, batch: int, unit_px: int, shape: tuple[int, int]) -> Plan:
-    """Tiles of `size` units (smaller where the scene is smaller) over a scene of `units`."""
-    cut = tiles(units, size, overlap)
-    rows = Axis(tuple(sorted({tile.row for tile in cut})), cut[0].height)
-    columns = Axis(tuple(sorted({tile.col for tile in cut})), cut[0].width)
-    return Plan(rows, columns, unit_px, shape, batch, tuple(tile.core for tile in cut))
+def predict_scene(
+    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range | None = None
+) -> Iterator[Finished]:
+    """The blended scores of a scene from top to bottom, each pixel of the map at most once.
 
-
-def size_in_units(size_m: float, unit_m: float) -> int:
-    """The largest whole number of units not above `size_m`. Raises GridError when not even one fits."""
-    units = math.floor(size_m / unit_m + 1e-6)
-    if units < 1:
-        raise GridError(f"tiles.size_m is {size_m:g} m, the smallest tile of this bundle has {unit_m:g} m")
-    return units
-
-
-def predict_scene(forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int) -> Iterator[Rows]:
-    """The blended scores of a scene from top to bottom, each row of the map once.
-
-    channels: K of the scores that `forward` gives. A pixel is valid where some date of some modality is;
-    a tile without any valid pixel is not computed. Raises BundleError when a score is not finite.
+    channels: K of the scores that `forward` gives      rows: of tiles, whose finished pixels are asked for; None: all
+    A pixel is valid where some date of some modality is, and where all tiles that cover it are wanted; where no tile is
+    wanted nothing comes out. A tile without any valid pixel is not computed.
+    Which rows are asked for, and how the plan cuts strips, changes no bit. Raises BundleError when a score is not finite.
     """
+    rows = range(plan.tiles[0]) if rows is None else rows
+    pieces = sum(all(part.start < part.stop for part in plan.pixels(window)) for window in plan.windows(rows))
+    yield from console.progress(_finished(forward, to_batch, scene, plan, channels, rows), "strips", pieces)
+
+
+def _finished(forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range) -> Iterator[Finished]:
+    if not rows:
+        return
     scaled = plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px)
-    mosaic = RasterMosaic(channels, *scaled)
-    for top in console.progress(plan.rows.starts, "rows of tiles"):
-        strip = scene.strip(top, plan.rows.size)
-        valid = valid_pixels(strip, (plan.tile_px[0], scaled[1].length))
-        for scores in _scores(forward, to_batch, scene, strip, plan):
-            mosaic.add(scores)
-        first, finished = top * plan.unit_px, mosaic.finish_row()
-        count = min(finished.shape[1], plan.shape[0] - first)
-        if count > 0:  # the extension below the scene may hold whole rows of its own
-            yield Rows(first, finished[:, :count, : plan.shape[1]], valid[:count, : plan.shape[1]])
+    mosaic = RasterMosaic(channels, *scaled, plan.blocks)
+
+    def finite(batch: Batch, size: tuple[int, int]) -> list[np.ndarray]:
+        scores = forward(batch, size).float().cpu()
+        if not bool(torch.isfinite(scores).all()):
+            raise BundleError("the model gives scores that are not finite; see with which data it was trained")
+        return list(scores.numpy())
+
+    for event in compute(finite, to_batch, scene, plan, rows):
+        window = event.window
+        if isinstance(event, TileDone):
+            mosaic.add(window.row, window.block, event.result)
+            continue
+        scores, (down, across) = mosaic.finish(window.row, window.block), plan.pixels(window)
+        height, width = event.valid.shape
+        if window.row in rows and event.valid.size:
+            yield Finished(window.name, down.start, across.start, scores[:, :height, :width], event.valid)
+
+
+def compute(
+    forward: Compute[Result], to_batch: ToBatch, scene: Scene, plan: Plan, rows: range
+) -> Iterator[TileDone[Result] | WindowDone]:  # fmt: skip
+    """The results of the tiles of some rows, and of the rows above that reach into them, in order; each window ends with its end.
+
+    Tiles go through `forward` in steps that depend on the plan alone (`tiling.Span`). Reading, cutting and normalising
+    are ahead of it in threads of their own.
+    """
+    span = Span.of(plan, rows)
+    for step in ahead(_steps(to_batch, scene, plan, span), STEPS_AHEAD):
+        with torch.inference_mode():
+            results = iter(forward(step.batch, plan.tile_px) if step.batch is not None else ())
+        for event in step.events:
+            done = TileDone(event.window, event.column, next(results) if event.computed else None) if isinstance(event, _Tile) else event
+            if done.window.row in span.rows:
+                yield done
 
 
 def valid_pixels(strip: Mapping[str, Series], shape: tuple[int, int]) -> np.ndarray:
@@ -118,19 +142,84 @@ def batches(scene: Scene, strip: Mapping[str, Series], plan: Plan) -> Iterator[t
         yield [number for number, _ in step], [sample for _, sample in step]
 
 
-def _scores(forward: Forward, to_batch: ToBatch, scene: Scene, strip: Mapping[str, Series], plan: Plan) -> Iterator[np.ndarray | None]:
-    """The scores of each tile of a row from left to right; None for one without any valid pixel."""
-    done = 0
-    for numbers, samples in batches(scene, strip, plan):
-        with torch.inference_mode():
-            scores = forward(to_batch(samples), plan.tile_px).float().cpu()
-        if not bool(torch.isfinite(scores).all()):
-            raise BundleError(f"the model gives scores that are not finite ({samples[0].id} and the {len(samples) - 1} tiles after it)")
-        for number, tile in zip(numbers, scores.numpy(), strict=True):
-            yield from [None] * (number - done)
-            yield tile
-            done = number + 1
-    yield from [None] * (len(plan.columns.starts) - done)
+@dataclass(frozen=True)
+class _Tile:
+    window: Window
+    column: int
+    computed: bool
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Tiles that go through the model together, and the ends of windows between them."""
+
+    events: list[_Tile | WindowDone]
+    batch: Batch | None
+
+
+def _steps(to_batch: ToBatch, scene: Scene, plan: Plan, span: Span) -> Iterator[_Step]:
+    """A step for every `plan.batch` numbers of tiles, whether or not all of them are computed."""
+    events: list[_Tile | WindowDone] = []
+    samples: list[Sample] = []
+    group = -1
+    for window, strip, valid in ahead(_windows(scene, plan, span), STRIPS_AHEAD):
+        for column in window.columns:
+            number = window.row * plan.tiles[1] + column
+            if not span.first <= number < span.last:
+                continue
+            if number // plan.batch != group and events:
+                yield _Step(events, to_batch(samples) if samples else None)
+                events, samples = [], []
+            group = number // plan.batch
+            wanted = plan.wants(window.row, column)
+            sample = scene.tile(strip, plan.columns.starts[column] - window.left, plan.columns.size) if wanted else None
+            events.append(_Tile(window, column, sample is not None))
+            if sample is not None:
+                samples.append(sample)
+        events.append(WindowDone(window, valid))
+        del strip, valid  # not kept while the next one is waited for
+    if events:
+        yield _Step(events, to_batch(samples) if samples else None)
+
+
+def _windows(scene: Scene, plan: Plan, span: Span) -> Iterator[tuple[Window, Mapping[str, Series], np.ndarray]]:
+    for window in span.windows(plan):
+        strip = scene.strip(plan.rows.starts[window.row], plan.rows.size, window.left, window.width)
+        yield window, strip, _valid(plan, window, strip)
+
+
+def _valid(plan: Plan, window: Window, strip: Mapping[str, Series]) -> np.ndarray:
+    """Where the finished pixels of a window are valid: (n, w) bool."""
+    down, across = plan.pixels(window)
+    found = np.zeros((down.stop - down.start, across.stop - across.start), bool)
+    if not found.size:
+        return found
+    read = valid_pixels(strip, (plan.tile_px[0], window.width * plan.unit_px))
+    first = (window.left - plan.columns.starts[window.columns.start]) * plan.unit_px
+    read = read[: found.shape[0], : max(found.shape[1] - first, 0)]
+    found[: read.shape[0], first : first + read.shape[1]] = read
+    if plan.wanted is not None:
+        _leave_out(found, plan, window)
+    if plan.area is not None:
+        found &= plan.area.inside(down, across)
+    return found
+
+
+def _leave_out(valid: np.ndarray, plan: Plan, window: Window) -> None:
+    """Make pixels invalid that a tile which is not wanted covers too: their blend would lack its share."""
+    assert plan.wanted is not None, "called only then"
+    down, across = plan.pixels(window)
+    for row in range(window.row, -1, -1):
+        if (plan.rows.starts[row] + plan.rows.size) * plan.unit_px <= down.start:
+            break
+        bottom = (plan.rows.starts[row] + plan.rows.size) * plan.unit_px - down.start
+        for column in range(window.columns.stop - 1, -1, -1):
+            left = plan.columns.starts[column] * plan.unit_px - across.start
+            right = left + plan.columns.size * plan.unit_px
+            if right <= 0:
+                break
+            if not plan.wanted[row, column]:
+                valid[:bottom, max(left, 0) : right] = False
 
 
 def _resized(valid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.heads import Head
 from skysense_cli.engine.assemble import LoadedBundle
-from skysense_cli.engine.predict import Rows, predict_scene
+from skysense_cli.engine.predict import Finished, predict_scene
 from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_values
 from skysense_cli.engine.scene_job import SceneJob, open_job
 from skysense_cli.engine.score_map import Color, ScoreMap, class_colors
@@ -73,7 +73,7 @@ def write_prediction(job: SceneJob, kind: ScoreMap, path: Path, recipe_digest: s
     return [f"map: {path} ({kind.what}, {share:.1%} of the pixels have data)", f"preview: {path.with_suffix('.png')}"]
 
 
-def _rows(job: SceneJob) -> Iterator[Rows]:
+def _rows(job: SceneJob) -> Iterator[Finished]:
     model, head, device = job.bundle.model, cast(Head, job.bundle.head), job.bundle.device
 
     def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
@@ -83,7 +83,7 @@ def _rows(job: SceneJob) -> Iterator[Rows]:
         yield from predict_scene(forward, job.to_batch, job.scene, job.plan, len(job.bundle.classes))
 
 
-def _shown(kind: ScoreMap, rows: Rows) -> np.ndarray:
+def _shown(kind: ScoreMap, rows: Finished) -> np.ndarray:
     """What the preview of a map of probabilities shows: that of the likeliest class."""
     return ScoreMap("confidence", kind.classes, "float32").pixels(rows.scores, rows.valid)[0]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -55,8 +56,8 @@ def region_facts(job: SceneJob) -> list[tuple[str, str]]:
 def regions(job: SceneJob) -> Counter[int]:
     """Region -> cells of the scene that its tiles decide, most first."""
     plan, px, found = job.plan, job.plan.unit_px, Counter[int]()
-    corners = [(top, left) for top in plan.rows.starts for left in plan.columns.starts]
-    for (top, left), core in zip(corners, plan.cores, strict=True):
+    for (row, top), (column, left) in itertools.product(enumerate(plan.rows.starts), enumerate(plan.columns.starts)):
+        core = plan.core(row, column)
         centre = job.grid.affine * ((left + plan.columns.size / 2) * px, (top + plan.rows.size / 2) * px)
         region = region_of(*lonlat((*centre, *centre), crs_text(job.grid.crs)), *cast(Regions, job.bundle.spec.regions))
         sides = [min(part.stop * px, side) - min(part.start * px, side) for part, side in zip(core, plan.shape, strict=True)]

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from skysense_cli import console
 from skysense_cli.core.batch import Batch
-from skysense_cli.engine.predict import Plan, Scene, ToBatch, batches
+from skysense_cli.engine.predict import Scene, ToBatch, batches
 from skysense_cli.engine.score_map import Color, hue_color
+from skysense_cli.engine.tiling import Plan
 
 Nearest = Callable[[Batch], tuple[Tensor, Tensor, Tensor]]  # batch -> index, -1 = none; similarity; seen; each (B, h, w)
 
@@ -69,9 +70,8 @@ def nearest_cells(nearest: Nearest, to_batch: ToBatch, scene: Scene, plan: Plan)
     plan.unit_px: cells along a unit. A cell that no date sees has no prototype and no region.
     """
     width = plan.columns.length * plan.unit_px
-    per_row = len(plan.columns.starts)
     for number, top in enumerate(console.progress(plan.rows.starts, "rows of tiles")):
-        cores = plan.cores[number * per_row : (number + 1) * per_row]
+        cores = [plan.core(number, column) for column in range(plan.tiles[1])]
         rows = slice(cores[0][0].start * plan.unit_px, cores[0][0].stop * plan.unit_px)
         found = CellRows(
             rows.start,

@@ -16,7 +16,7 @@ from skysense_cli.data.sample import Sample
 from skysense_cli.data.scenes import SceneOptions, SceneStack, open_scene
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
-from skysense_cli.engine.predict import Plan, make_plan, size_in_units
+from skysense_cli.engine.tiling import Plan, make_plan, size_in_units
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.recipe.schema.maps import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
 

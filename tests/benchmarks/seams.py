@@ -14,9 +14,10 @@ import numpy as np
 
 from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.engine.mosaic import Axis
-from skysense_cli.engine.predict import Plan, predict_scene
+from skysense_cli.engine.predict import predict_scene
 from skysense_cli.engine.predict_map import open_prediction
 from skysense_cli.engine.scene_job import SceneJob
+from skysense_cli.engine.tiling import Plan
 from skysense_cli.recipe.load import load_recipe
 
 

@@ -18,10 +18,10 @@ AXES = [
 def run(axis_rows, axis_columns, tile_of, channels=2):
     mosaic = RasterMosaic(channels, axis_rows, axis_columns)
     finished = []
-    for top in axis_rows.starts:
+    for row, top in enumerate(axis_rows.starts):
         for left in axis_columns.starts:
-            mosaic.add(tile_of(top, left))
-        finished.append(mosaic.finish_row())
+            mosaic.add(row, 0, tile_of(top, left))
+        finished.append(mosaic.finish(row, 0))
     return finished
 
 

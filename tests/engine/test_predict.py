@@ -1,6 +1,7 @@
 """Tiles leave no seam: what comes out equals the whole scene at once, whatever its size, the overlap and the batch."""
 
 import itertools
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,8 @@ from odc.geo.geobox import GeoBox
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine.mosaic import Axis
-from skysense_cli.engine.predict import make_plan, predict_scene, size_in_units, valid_pixels
+from skysense_cli.engine.predict import predict_scene, valid_pixels
+from skysense_cli.engine.tiling import make_plan, size_in_units
 from skysense_cli.errors import BundleError, GridError
 
 PATCH = 4  # pixels along a unit
@@ -41,8 +43,9 @@ class Memory:
             series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=series.grid[rows, columns]
         )
 
-    def strip(self, top, height):
-        return {"hr": self.part(self.series, slice(top * PATCH, (top + height) * PATCH), slice(None))}
+    def strip(self, top, height, left=0, width=None):
+        right = self.units[1] if width is None else left + width
+        return {"hr": self.part(self.series, slice(top * PATCH, (top + height) * PATCH), slice(left * PATCH, right * PATCH))}
 
     def tile(self, strip, left, width):
         series = self.part(strip["hr"], slice(None), slice(left * PATCH, (left + width) * PATCH))
@@ -167,3 +170,122 @@ def test_a_tile_is_a_whole_number_of_units():
     assert size_in_units(650, 160) == 4
     with pytest.raises(GridError, match=r"tiles.size_m is 100 m, the smallest tile of this bundle has 160 m"):
         size_in_units(100, 160)
+
+
+def pieces(scene, plan, rows=None, model=whole_patches, channels=1):
+    """Name -> (slices, scores, valid) of what comes out."""
+    found = {}
+    for part in predict_scene(model, lambda samples: batch_of(samples, {"hr": RGB}), scene, plan, channels, rows):
+        place = (
+            slice(part.top, part.top + part.valid.shape[0]),
+            slice(part.left, part.left + part.valid.shape[1]),
+        )
+        assert part.name not in found and part.scores.shape[1:] == part.valid.shape
+        found[part.name] = place, part.scores, part.valid
+    return found
+
+
+def company(batch, size):
+    """Scores that depend on every tile of the step, as rounding may: what goes through the model together must not vary."""
+    return coordinates(batch, size) * float(batch.series["hr"].pixels.mean()) + len(batch.region)
+
+
+@pytest.mark.parametrize("overlap", [0, 0.25, 0.45])
+@pytest.mark.parametrize("batch", [1, 3, 5, 8])
+@pytest.mark.parametrize("shape", [(70, 53), (33, 90)])
+def test_neither_blocks_nor_rows_asked_for_change_a_bit(overlap, batch, shape):
+    holes = np.zeros(shape, bool)
+    holes[20:36, 10:40] = True
+    scene = Memory(*shape, holes=holes)
+    plan = make_plan(scene.units, size=TILE, overlap=overlap, batch=batch, unit_px=PATCH, shape=shape)
+    whole, all_valid = np.full((2, *shape), -1, np.float32), np.zeros(shape, bool)
+    for place, scores, valid in pieces(scene, plan, model=company, channels=2).values():
+        whole[(slice(None), *place)], all_valid[place] = scores, valid
+    np.testing.assert_array_equal(all_valid, ~holes)
+    for blocks, ranges in itertools.product((1, 2, 3, 100), ((1,), (2, 1), (1, 1, 2, 100))):
+        cut = plan.in_blocks(blocks)
+        made, seen, names, start = np.full_like(whole, -1), np.zeros(shape, int), [], 0
+        for count in (*ranges, 100):
+            rows = range(start, min(start + count, plan.tiles[0]))
+            start = rows.stop
+            for name, (place, scores, valid) in pieces(scene, cut, rows, company, 2).items():
+                made[(slice(None), *place)] = scores
+                seen[place] += 1
+                np.testing.assert_array_equal(valid, ~holes[place])
+                names.append(name)
+        assert (seen == 1).all() and names == sorted(set(names))
+        np.testing.assert_array_equal(made, whole)
+
+
+def test_tiles_that_are_not_wanted_are_neither_read_nor_computed_and_do_not_show():
+    shape = 90, 70
+    scene = Memory(*shape)
+    plan = make_plan(scene.units, size=TILE, overlap=0.45, batch=3, unit_px=PATCH, shape=shape)
+    whole = np.zeros((1, *shape), np.float32)
+    for place, scores, _ in pieces(scene, plan).values():
+        whole[(slice(None), *place)] = scores
+    wanted = np.random.default_rng(0).random(plan.tiles) < 0.7
+    kept = np.zeros(shape, bool)
+    kept[:] = True
+    for row, column in zip(*np.nonzero(~wanted), strict=True):
+        top, left = plan.rows.starts[row] * PATCH, plan.columns.starts[column] * PATCH
+        kept[top : top + TILE * PATCH, left : left + TILE * PATCH] = False
+    for blocks in (1, 3):
+        computed, read = [], []
+
+        def counting(batch, size):
+            computed.append(len(batch.region))
+            return whole_patches(batch, size)
+
+        class Watched(Memory):
+            def strip(self, top, height, left=0, width=None):
+                read.append((top, left, width))
+                return super().strip(top, height, left, width)
+
+        part = replace(plan, wanted=wanted).in_blocks(blocks)
+        made, valid = np.zeros_like(whole), np.zeros(shape, bool)
+        for place, scores, known in pieces(Watched(*shape), part, model=counting).values():
+            made[(slice(None), *place)], valid[place] = scores, known
+        np.testing.assert_array_equal(valid, kept)
+        np.testing.assert_array_equal(made[:, kept], whole[:, kept])
+        assert sum(computed) == wanted.sum()
+        assert len(read) == len(list(part.windows())) and len(set(read)) == len(read)
+
+
+def test_only_the_area_of_a_map_is_valid():
+    class Corner:
+        def inside(self, rows, columns):
+            y, x = np.meshgrid(np.arange(rows.start, rows.stop), np.arange(columns.start, columns.stop), indexing="ij")
+            return x + y < 40
+
+    scene = Memory(50, 50)
+    plan = replace(make_plan(scene.units, size=TILE, overlap=0.25, batch=2, unit_px=PATCH, shape=(50, 50)), area=Corner())
+    for place, _, valid in pieces(scene, plan.in_blocks(2)).values():
+        np.testing.assert_array_equal(valid, Corner().inside(*place))
+
+
+def test_a_plan_of_millions_of_tiles_is_made_at_once():
+    plan = make_plan((50_000, 50_000), size=4, overlap=0.25, batch=8, unit_px=4, shape=(200_000, 199_999))
+    assert plan.tiles == (16_667, 16_667) and plan.core(16_666, 0)[0].stop == 50_000
+    wanted = np.zeros(plan.tiles, bool)
+    wanted[9_000, 70:73] = True
+    (window,) = replace(plan, wanted=wanted).in_blocks(4).windows()
+    assert (window.row, window.block, window.left, window.width) == (9_000, 0, 210, 10)
+    assert plan.pixels(window) == (slice(108_000, 108_012), slice(0, 4_166 * 12))
+
+
+def test_what_a_reader_fails_with_is_raised_and_no_thread_is_left():
+    class Broken(Memory):
+        def strip(self, top, height, left=0, width=None):
+            if top > 8:
+                raise GridError("a.tif: is damaged")
+            return super().strip(top, height, left, width)
+
+    plan = make_plan((20, 20), size=TILE, overlap=0, batch=2, unit_px=PATCH, shape=(80, 80))
+    before = threading.active_count()
+    with pytest.raises(GridError, match="damaged"):
+        pieces(Broken(80, 80), plan)
+    found = predict_scene(constant, lambda samples: batch_of(samples, {"hr": RGB}), Memory(80, 80), plan, 2)
+    next(found)
+    found.close()
+    assert threading.active_count() == before

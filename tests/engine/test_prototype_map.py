@@ -11,8 +11,8 @@ from odc.geo.geobox import GeoBox
 from skysense_cli.core.batch import Batch
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
-from skysense_cli.engine.predict import make_plan
 from skysense_cli.engine.prototype_map import NO_PROTOTYPE, Census, nearest_cells, prototype_color
+from skysense_cli.engine.tiling import make_plan
 
 UNIT = 4  # pixels, and cells, along a unit
 ONE = Input("rgb", ("R", "G", "B"), 1.0, (0.0,) * 3, (1.0,) * 3)
@@ -34,7 +34,7 @@ class Memory:
         grid = series.grid[rows, columns]
         return replace(series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=grid)
 
-    def strip(self, top, height):
+    def strip(self, top, height, left=0, width=None):
         return {"hr": self.cut(self.series, slice(top * UNIT, (top + height) * UNIT), slice(None))}
 
     def tile(self, strip, left, width):
