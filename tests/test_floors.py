@@ -11,13 +11,14 @@ PACKAGE = Path(__file__).parents[1] / "skysense_cli"
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "processes": set(),
     "console": {"errors"},
     "sensors": {"errors"},
     "core": {"errors"},
     "recipe": {"errors", "files"},
-    "geo": {"errors", "files"},
+    "geo": {"errors", "files", "processes"},
     "data": {"errors", "files", "console", "sensors", "geo", "recipe.schema", "core.batch", "core.frames"},
-    "engine": {"errors", "files", "console", "sensors", "geo", "data", "core", "recipe.schema"},
+    "engine": {"errors", "files", "processes", "console", "sensors", "geo", "data", "core", "recipe.schema"},
     "demo": {"errors", "files", "console", "sensors", "geo", "data", "engine"},
     "cli": {"errors", "files", "console", "recipe", "geo", "data", "engine", "demo"},
 }

@@ -1,6 +1,6 @@
 """Rasters out: always a valid Cloud-Optimized GeoTIFF, whole or absent, equal bytes for equal content.
 
-`GeoTiffStream` takes strips as they come and never holds the whole map; `write_geotiff` writes one
+`GeoTiffStream` takes pieces as they come and never holds the whole map; `write_geotiff` writes one
 that is in memory.
 """
 
@@ -15,15 +15,14 @@ from typing import Literal, Self
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 from odc.geo.geobox import GeoBox
-from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
 from skysense_cli.errors import GridError
 from skysense_cli.files import TEMPORARY, whole_file
+from skysense_cli.geo.cog_copy import copy_as_cog
 from skysense_cli.geo.opening import environment
 
 BLOCK_PX = 512  # of the result; overviews go down to one block
@@ -69,17 +68,19 @@ def write_geotiff(path: Path, pixels: np.ndarray, grid: GeoBox, *, nodata: float
 
 
 class GeoTiffStream:
-    """A map that is written in strips, in any order; on a clean exit of the block it becomes a COG at `path`.
+    """A map that is written in pieces, in any order; on a clean exit of the block it becomes a COG at `path`.
 
-    Strips go to an uncompressed `<path>.strips.tmp`, which is never resumed: a killed one opens
+    Pieces go to an uncompressed `<path>.strips.tmp`, which is never resumed: a killed one opens
     without an error and reads zeros. Memory: GDAL's cache. Disk, for a while: map and strips.
+    sparse: what is not written is nodata and takes no room; otherwise every pixel must be written
     """
 
-    def __init__(self, path: Path, grid: GeoBox, count: int, dtype: str, look: Look) -> None:
+    def __init__(self, path: Path, grid: GeoBox, count: int, dtype: str, look: Look, *, sparse: bool = False) -> None:
         self.path, self.grid, self.look = Path(path), grid, look
-        self.count, self.dtype = count, np.dtype(dtype)
+        self.count, self.dtype, self.sparse = count, np.dtype(dtype), sparse
         self._strips = self.path.with_name(f"{self.path.name}.strips{TEMPORARY}")
-        self._rows = np.zeros(grid.shape[0], bool)
+        self._columns = np.zeros(grid.shape[0], np.int64)  # written of each row
+        self._blocks = np.zeros([-(-side // STRIP_BLOCK_PX) for side in grid.shape], bool)  # that hold anything
         self._stack = ExitStack()
         if look.colors is not None and (count != 1 or self.dtype not in (np.uint8, np.uint16)):
             raise GridError(f"{path}: colours need one band of uint8 or uint16, not {count} of {dtype}")
@@ -97,17 +98,21 @@ class GeoTiffStream:
             raise self._failure(error) from error
         return self
 
-    def write(self, pixels: np.ndarray, row: int) -> None:
-        """Write pixels (C, h, W), full rows of the map from `row` on."""
-        if pixels.shape[0] != self.count or pixels.shape[2] != self.grid.shape[1] or pixels.dtype != self.dtype:
+    def write(self, pixels: np.ndarray, row: int, column: int = 0) -> None:
+        """Write pixels (C, h, w) from `row` and `column` on; no pixel twice."""
+        height, width = pixels.shape[1:]
+        if pixels.shape[0] != self.count or pixels.dtype != self.dtype or column + width > self.grid.shape[1]:
             raise ValueError(
-                f"strip is {pixels.dtype} {pixels.shape}, the map has {self.count} bands of {self.dtype}, {self.grid.shape[1]} wide"
+                f"piece is {pixels.dtype} {pixels.shape} from column {column} on, "
+                f"the map has {self.count} bands of {self.dtype}, {self.grid.shape[1]} wide"
             )
         try:
-            self._dataset.write(pixels, window=Window(0, row, pixels.shape[2], pixels.shape[1]))
+            self._dataset.write(pixels, window=Window(column, row, width, height))
         except (RasterioError, OSError) as error:
             raise self._failure(error) from error
-        self._rows[row : row + pixels.shape[1]] = True
+        self._columns[row : row + height] += width
+        if self.sparse:
+            self._note(pixels, row, column)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._stack:
@@ -126,7 +131,7 @@ class GeoTiffStream:
         dataset = rasterio.open(
             self._strips, "w", driver="GTiff", height=height, width=width, count=self.count, dtype=self.dtype.name, nodata=look.nodata,
             crs=self.grid.crs.to_wkt() if self.grid.crs else None, transform=self.grid.affine, tiled=True, blockxsize=STRIP_BLOCK_PX,
-            blockysize=STRIP_BLOCK_PX, interleave="band", BIGTIFF="IF_SAFER",
+            blockysize=STRIP_BLOCK_PX, interleave="band", BIGTIFF="IF_SAFER", SPARSE_OK=self.sparse,
             photometric="PALETTE" if look.colors else "MINISBLACK",
         )  # fmt: skip
         if look.colors:
@@ -144,28 +149,36 @@ class GeoTiffStream:
         return dataset
 
     def _finish(self) -> None:
-        if not self._rows.all():
-            raise ValueError(f"{self.path}: rows from {int(np.argmin(self._rows))} on were not all written")
         height, width = self.grid.shape
-        if self._strips.stat().st_size < height * width * self.count * self.dtype.itemsize:
+        if not self.sparse and not (self._columns == width).all():
+            raise ValueError(f"{self.path}: rows from {int(np.argmin(self._columns == width))} on were not all written")
+        pixels = int(self._blocks.sum()) * STRIP_BLOCK_PX**2 if self.sparse else height * width
+        if self._strips.stat().st_size < pixels * self.count * self.dtype.itemsize:
             raise GridError(f"{self.path}: cannot be written in full; is the disk full?")
-        if self.look.overviews == "mode":
-            self._mode_overviews()
+        factors: list[int] = []
+        while self.look.overviews == "mode" and max(self.grid.shape) > BLOCK_PX << len(factors):
+            factors.append(2 << len(factors))
         with whole_file(self.path) as temporary:
-            rasterio.shutil.copy(self._strips, temporary, driver="COG", **self._cog_options())
+            copy_as_cog(self._strips, temporary, height * width * self.count, factors, self._cog_options())
 
-    def _mode_overviews(self) -> None:
-        """Each level from the map itself; in one call GDAL would take the mode of the level before."""
-        factor = 1
-        while max(self.grid.shape) / factor > BLOCK_PX:
-            factor *= 2
-            with rasterio.open(self._strips, "r+", driver="GTiff") as dataset:
-                dataset.build_overviews([factor], Resampling.mode)
+    def _note(self, pixels: np.ndarray, row: int, column: int) -> None:
+        """Mark the blocks in which the file must now hold numbers."""
+        empty = np.nan if self.look.nodata is None else self.look.nodata
+        known = ~np.isnan(pixels) if np.isnan(empty) and pixels.dtype.kind == "f" else pixels != empty
+        edges = [
+            np.unique([0, *range(-start % STRIP_BLOCK_PX, side, STRIP_BLOCK_PX)])
+            for start, side in zip((row, column), known.shape[1:], strict=True)
+        ]
+        held = np.logical_or.reduceat(np.logical_or.reduceat(known.any(axis=0), edges[0], axis=0), edges[1], axis=1)
+        first = row // STRIP_BLOCK_PX, column // STRIP_BLOCK_PX
+        self._blocks[first[0] : first[0] + held.shape[0], first[1] : first[1] + held.shape[1]] |= held
 
     def _cog_options(self) -> dict[str, str | int]:
         block = self._block_px()
         block = block if self.grid.shape[1] != block else block // 2  # a single column of tiles would look like strips
         options: dict[str, str | int] = {"COMPRESS": self.look.compress.upper(), "BLOCKSIZE": block, "BIGTIFF": "IF_SAFER"}
+        if self.sparse:
+            options["SPARSE_OK"] = "TRUE"
         options["OVERVIEWS"] = "NONE" if self.look.overviews == "none" else "AUTO"
         if self.look.overviews != "none":
             options["OVERVIEW_RESAMPLING"] = self.look.overviews.upper()
