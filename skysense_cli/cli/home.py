@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from skysense_cli import __version__, console
 from skysense_cli.cli.options import Options
@@ -129,7 +129,8 @@ class _Place:
 
     def _empty(self) -> None:
         if self.single:
-            for path in (self.output, self.recipe, self.environment):
+            shutil.rmtree(self.output.with_name(f".{self.output.name}.parts"), ignore_errors=True)  # strips of a run that did not end
+            for path in (*self._beside(), self.output, self.environment, self.recipe):
                 path.unlink(missing_ok=True)
             return
         self.environment.unlink(missing_ok=True)
@@ -141,6 +142,14 @@ class _Place:
             else:
                 entry.unlink()
         self.recipe.unlink()  # last: a kill on the way leaves a folder that is still known as ours
+
+    def _beside(self) -> "Iterator[Path]":
+        """What `predict` writes beside its map."""
+        from skysense_cli.recipe.schema.maps import What
+
+        for kind in ("", *(f"_{what}" for what in get_args(What))):
+            for end in (self.output.suffix, ".png", ".legend.json", ".stac.json"):
+                yield self.output.with_name(f"{self.output.stem}{kind}{end}")
 
 
 @contextmanager

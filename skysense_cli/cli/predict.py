@@ -13,15 +13,15 @@ def run(recipe: "PredictRecipe", options: Options) -> None:
     """What the command does; `skysense demo` calls it too."""
     from skysense_cli.cli.home import claim
     from skysense_cli.engine.assemble import load_bundle
-    from skysense_cli.engine.predict_map import open_prediction, write_prediction
+    from skysense_cli.engine.predict_map import open_prediction
 
     bundle = load_bundle(recipe.bundle, choose_device(options.device))
-    job, kind = open_prediction(recipe, bundle)
-    console.table("plan", ["what", "value"], job.facts(len(kind.bands), kind.itemsize))
+    prediction = open_prediction(recipe, bundle)
+    console.table("plan", ["what", "value"], prediction.facts())
     if options.dry_run:
         return
     with claim(recipe.output, recipe, options) as home:
-        for line in write_prediction(job, kind, home.path, home.digest, recipe.write.compress):
+        for line in prediction.write(home.path, home.digest, overwrite=options.overwrite):
             console.say(line)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, suppress
 from threading import Condition, Thread
 from types import TracebackType
@@ -64,7 +64,7 @@ class _Line(Generic[Item]):
             self._changed.notify_all()
 
 
-def ahead(items: Iterable[Item], depth: int = 1) -> Iterator[Item]:
+def ahead(items: Iterable[Item], depth: int = 1) -> Generator[Item]:
     """The same items, made in a thread of their own that is up to `depth` of them ahead.
 
     Closing the iterator (or an exception at its user's) ends the thread, and closes `items` if it is a generator.

@@ -27,7 +27,7 @@ from skysense_cli.engine.embed_files import (
     vector_facts,
     write_vectors,
 )
-from skysense_cli.engine.predict import Finished, predict_scene
+from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.preview import save_colors
 from skysense_cli.engine.scene_job import SceneJob, open_job
 from skysense_cli.engine.tiling import Plan
@@ -119,7 +119,9 @@ class SceneEmbedding:
             cells, seen = self.asked.cells(batch)
             return torch.cat([cells, seen[:, None].to(cells)], dim=1)
 
-        return predict_scene(forward, self.job.to_batch, scene, self.job.plan, self.asked.width + 1)
+        return predict_scene(
+            forward, self.job.to_batch, scene, self.job.plan, self.asked.width + 1, abreast=steps_abreast(self.asked.bundle.device)
+        )
 
 
 def open_scene_embedding(recipe: EmbedRecipe, bundle: LoadedBundle) -> SceneEmbedding:

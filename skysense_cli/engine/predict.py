@@ -6,7 +6,10 @@ then its end, then what is finished.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -23,6 +26,7 @@ from skysense_cli.engine.tiling import Plan, Span, Window
 from skysense_cli.errors import BundleError
 
 Result = TypeVar("Result")
+Given = TypeVar("Given")
 Forward = Callable[[Batch, tuple[int, int]], Tensor]  # (batch, (h, w)) -> (B, K, h, w) scores
 Compute = Callable[[Batch, tuple[int, int]], Sequence[Result]]  # (batch, (h, w)) -> one result per tile
 ToBatch = Callable[[Sequence[Sample]], Batch]
@@ -71,21 +75,32 @@ class Finished:
 
 
 def predict_scene(
-    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range | None = None
+    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range | None = None, *, abreast: int = 1
 ) -> Iterator[Finished]:
     """The blended scores of a scene from top to bottom, each pixel of the map at most once.
 
     channels: K of the scores that `forward` gives      rows: of tiles, whose finished pixels are asked for; None: all
+    abreast: steps that go through `forward` at the same time, in threads; see `steps_abreast`
     A pixel is valid where some date of some modality is, and where all tiles that cover it are wanted; where no tile is
     wanted nothing comes out. A tile without any valid pixel is not computed.
     Which rows are asked for, and how the plan cuts strips, changes no bit. Raises BundleError when a score is not finite.
     """
     rows = range(plan.tiles[0]) if rows is None else rows
     pieces = sum(all(part.start < part.stop for part in plan.pixels(window)) for window in plan.windows(rows))
-    yield from console.progress(_finished(forward, to_batch, scene, plan, channels, rows), "strips", pieces)
+    yield from console.progress(_finished(forward, to_batch, scene, plan, channels, rows, abreast), "strips", pieces)
 
 
-def _finished(forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range) -> Iterator[Finished]:
+def steps_abreast(device: str) -> int:
+    """How many steps go through the model at the same time: on a CPU as many as torch has threads, each in one thread.
+
+    Threads inside a step would be slower for small models, and how many there are would change the last bits.
+    """
+    return torch.get_num_threads() if device == "cpu" else 1
+
+
+def _finished(
+    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range, abreast: int
+) -> Iterator[Finished]:  # fmt: skip
     if not rows:
         return
     scaled = plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px)
@@ -97,7 +112,7 @@ def _finished(forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, cha
             raise BundleError("the model gives scores that are not finite; see with which data it was trained")
         return list(scores.numpy())
 
-    for event in compute(finite, to_batch, scene, plan, rows):
+    for event in compute(finite, to_batch, scene, plan, rows, abreast=abreast):
         window = event.window
         if isinstance(event, TileDone):
             mosaic.add(window.row, window.block, event.result)
@@ -109,7 +124,7 @@ def _finished(forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, cha
 
 
 def compute(
-    forward: Compute[Result], to_batch: ToBatch, scene: Scene, plan: Plan, rows: range
+    forward: Compute[Result], to_batch: ToBatch, scene: Scene, plan: Plan, rows: range, *, abreast: int = 1
 ) -> Iterator[TileDone[Result] | WindowDone]:  # fmt: skip
     """The results of the tiles of some rows, and of the rows above that reach into them, in order; each window ends with its end.
 
@@ -117,13 +132,20 @@ def compute(
     are ahead of it in threads of their own.
     """
     span = Span.of(plan, rows)
-    for step in ahead(_steps(to_batch, scene, plan, span), STEPS_AHEAD):
+    steps = ahead(_steps(to_batch, scene, plan, span), STEPS_AHEAD)
+
+    def run(step: _Step) -> tuple[_Step, Iterator[Result]]:
         with torch.inference_mode():
-            results = iter(forward(step.batch, plan.tile_px) if step.batch is not None else ())
-        for event in step.events:
-            done = TileDone(event.window, event.column, next(results) if event.computed else None) if isinstance(event, _Tile) else event
-            if done.window.row in span.rows:
-                yield done
+            return step, iter(forward(step.batch, plan.tile_px) if step.batch is not None else ())
+
+    with closing(steps):
+        for step, results in _in_threads(run, steps, abreast):
+            for event in step.events:
+                done = (
+                    TileDone(event.window, event.column, next(results) if event.computed else None) if isinstance(event, _Tile) else event
+                )
+                if done.window.row in span.rows:
+                    yield done
 
 
 def valid_pixels(strip: Mapping[str, Series], shape: tuple[int, int]) -> np.ndarray:
@@ -155,6 +177,28 @@ class _Step:
 
     events: list[_Tile | WindowDone]
     batch: Batch | None
+
+
+def _in_threads(run: Callable[[_Step], Given], steps: Iterator[_Step], count: int) -> Iterator[Given]:
+    """`run` of each step, in order; with several at a time torch uses one thread for each."""
+    if count == 1:
+        yield from map(run, steps)
+        return
+    threads, waiting = torch.get_num_threads(), deque[Future[Given]]()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(count, "skysense-step") as pool:
+            try:
+                for step in steps:
+                    waiting.append(pool.submit(run, step))
+                    if len(waiting) > count:
+                        yield waiting.popleft().result()
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _steps(to_batch: ToBatch, scene: Scene, plan: Plan, span: Span) -> Iterator[_Step]:

@@ -1,28 +1,110 @@
-"""`predict` from recipe to files: the map, its preview and its legend."""
+"""`predict` from recipe to files: strips of the map, kept until all are there, then the map with what lies beside it."""
 
-import json
+from __future__ import annotations
+
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from skysense_cli import __version__
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.heads import Head
+from skysense_cli.data import scene_files
+from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.assemble import LoadedBundle
-from skysense_cli.engine.predict import Finished, predict_scene
-from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_values
+from skysense_cli.engine.flips import averaged
+from skysense_cli.engine.map_files import MapFiles
+from skysense_cli.engine.parts import OtherPartsError, Parts
+from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.scene_job import SceneJob, open_job
-from skysense_cli.engine.score_map import Color, ScoreMap, class_colors
+from skysense_cli.engine.score_map import ScoreMap, pixels_of
+from skysense_cli.engine.tiling import Window
 from skysense_cli.errors import BundleError, RecipeError
-from skysense_cli.files import write_text
-from skysense_cli.geo.cog import Compression, GeoTiffStream, Look
 from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
-def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> tuple[SceneJob, ScoreMap]:
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A scene that is ready to be predicted, and the maps that are written of it."""
+
+    recipe: PredictRecipe
+    job: SceneJob
+    maps: tuple[ScoreMap, ...]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(what, value) lines of the plan."""
+        numbers = sum(len(kind.bands) * kind.itemsize for kind in self.maps)
+        return [*self.job.facts(len(self.job.bundle.classes), numbers), ("maps", ", ".join(kind.what for kind in self.maps))]
+
+    def write(self, path: Path, recipe_digest: str, *, overwrite: bool = False) -> list[str]:
+        """Write the maps, previews, legend and STAC item at and beside `path` (.tif); returns lines for the user.
+
+        Every file is whole or absent. Strips that an earlier run of the same recipe finished are not made again, and
+        nothing is done when all files are there. The same recipe on the same files gives the same bytes.
+        Raises OtherPartsError when bundle or scene are not those that an earlier run saw; `overwrite` starts anew.
+        """
+        files = self.files(path, recipe_digest)
+        parts = Parts(path)
+        changed = files.differences()
+        if changed == [] and not parts.folder.exists():
+            return [f"{path}: already complete"]
+        if changed and not overwrite:
+            raise OtherPartsError(
+                f"{path} was made from something else (its tags differ in {', '.join(changed[:4])}); "
+                "give --overwrite to replace it, or choose another --out"
+            )
+        there = parts.begin(self.state(recipe_digest), overwrite=overwrite)
+        windows = self.windows()
+        for rows in runs({window.row for window in windows if window.name not in there}):
+            self.compute(parts, rows)
+        lines = files.write(parts, windows)
+        parts.remove()
+        return lines
+
+    def files(self, path: Path, recipe_digest: str) -> MapFiles:
+        """What is written at and beside `path`."""
+        tags = {**self.job.tags(recipe_digest), "SKYSENSE_SCENES_SHA256": scene_files.digest(self.job.scene)}
+        return MapFiles(self.job, self.maps, path, tags, self.recipe.write.compress)
+
+    def state(self, recipe_digest: str) -> dict[str, Any]:
+        """All that the numbers of a strip depend on, as plain JSON."""
+        bundle = self.job.bundle
+        return {
+            "recipe": recipe_digest,
+            "bundle": {name: entry["sha256"] for name, entry in bundle.manifest.items()},
+            "scene": scene_files.states(self.job.scene),
+            "dates": {name: " ".join(item.id for item in channel.items) for name, channel in self.job.scene.channels.items()},
+            "computed": {"device": bundle.device.partition(":")[0], "skysense": __version__, "torch": torch.__version__},
+        }
+
+    def windows(self) -> list[Window]:
+        """The windows whose finished strips make the maps."""
+        plan = self.job.plan
+        return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
+
+    def compute(self, parts: Parts, rows: range) -> None:
+        """Predict some rows of tiles; decided and kept behind the model."""
+        with Behind[Finished](lambda strip: parts.put(strip.name, pixels_of(self.maps, strip.scores, strip.valid))) as kept:
+            for strip in self._strips(rows):
+                kept.put(strip)
+
+    def _strips(self, rows: range) -> Iterator[Finished]:
+        job = self.job
+        model, head, device = job.bundle.model, cast(Head, job.bundle.head), job.bundle.device
+
+        def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
+            return head.predict(head(model(batch.to(device))), size)
+
+        scores = averaged(forward) if self.recipe.tiles.flips else forward
+        return predict_scene(scores, job.to_batch, job.scene, job.plan, len(job.bundle.classes), rows, abreast=steps_abreast(device))
+
+
+def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
     """The scene of a recipe, ready to be predicted, and what is written of it.
 
     Raises BundleError for a bundle whose head draws no map, RecipeError and GridError when the scene does not fit.
@@ -34,73 +116,14 @@ def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> tuple[SceneJ
     anchor = bundle.spec.model.anchor
     if anchor not in recipe.scene:
         raise RecipeError(f"predict: scene lacks {anchor!r}, the modality whose features the head of {bundle.path} reads")
-    return open_job(recipe, bundle, recipe.write.gsd), ScoreMap(recipe.write.what, bundle.classes, recipe.write.dtype)
+    job = open_job(recipe, bundle, recipe.write.gsd)
+    return Prediction(recipe, job, tuple(ScoreMap(what, bundle.classes, recipe.write.dtype) for what in recipe.write.kinds))
 
 
-def write_prediction(job: SceneJob, kind: ScoreMap, path: Path, recipe_digest: str, compress: Compression = "deflate") -> list[str]:
-    """Predict and write `path` (.tif), `.png` and, for classes, `.legend.json` beside it; returns lines for the user.
-
-    Every file is whole or absent. The same recipe on the same files gives the same bytes.
-    """
-    colors = _colors(job.bundle)
-    tags = {**job.tags(recipe_digest), "SKYSENSE_WHAT": kind.what}
-    look = Look(
-        nodata=kind.nodata,
-        colors=dict(enumerate(colors)) if kind.what == "class" else None,
-        names=kind.classes if kind.what == "class" else None,
-        band_names=kind.bands,
-        tags=tags,
-        overviews="mode" if kind.what == "class" else "average",
-        compress=compress,
-        scale=kind.scale,
-    )
-    reduced, counts = Reduced(job.plan.shape), np.zeros(len(kind.classes), np.int64)
-    with GeoTiffStream(path, job.grid, len(kind.bands), kind.dtype, look) as stream:
-        for rows in _rows(job):
-            stream.write(kind.pixels(rows.scores, rows.valid), rows.top)
-            winners = np.where(rows.valid, rows.scores.argmax(axis=0), len(kind.classes))
-            counts += np.bincount(winners.ravel(), minlength=len(kind.classes) + 1)[:-1]
-            reduced.add(winners if kind.what == "class" else _shown(kind, rows))
-    total = max(int(counts.sum()), 1)
-    legend = [Entry(name, color, count / total) for name, color, count in zip(kind.classes, colors, counts.tolist(), strict=True)]
-    title = _title(path, tags)
-    if kind.what == "class":
-        write_text(path.with_suffix(".legend.json"), _legend_text(legend, counts))
-        save_classes(path.with_suffix(".png"), paint(reduced.picture, dict(enumerate(colors))), legend, title)
-    else:
-        save_values(path.with_suffix(".png"), reduced.picture, title, "probability of the likeliest class")
-    share = counts.sum() / (job.plan.shape[0] * job.plan.shape[1])
-    return [f"map: {path} ({kind.what}, {share:.1%} of the pixels have data)", f"preview: {path.with_suffix('.png')}"]
-
-
-def _rows(job: SceneJob) -> Iterator[Finished]:
-    model, head, device = job.bundle.model, cast(Head, job.bundle.head), job.bundle.device
-
-    def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
-        return head.predict(head(model(batch.to(device))), size)
-
-    with torch.inference_mode():
-        yield from predict_scene(forward, job.to_batch, job.scene, job.plan, len(job.bundle.classes))
-
-
-def _shown(kind: ScoreMap, rows: Finished) -> np.ndarray:
-    """What the preview of a map of probabilities shows: that of the likeliest class."""
-    return ScoreMap("confidence", kind.classes, "float32").pixels(rows.scores, rows.valid)[0]
-
-
-def _colors(bundle: LoadedBundle) -> list[Color]:
-    """The classes' own colours, or made ones where two classes share one."""
-    own = [tuple(color) for color in bundle.colors]
-    return cast(list[Color], own) if len(set(own)) == len(own) else class_colors(len(own))
-
-
-def _title(path: Path, tags: dict[str, str]) -> str:
-    return f"{path.stem}, simulated data" if "SIMULATED" in tags else path.stem
-
-
-def _legend_text(legend: list[Entry], counts: np.ndarray) -> str:
-    lines = []
-    for number, (entry, count) in enumerate(zip(legend, counts.tolist(), strict=True)):
-        color = "#{:02x}{:02x}{:02x}".format(*entry.color)
-        lines.append({"id": number, "name": entry.label, "color": color, "pixels": count, "share": round(entry.share, 6)})
-    return json.dumps({"classes": lines}, indent=1, ensure_ascii=False) + "\n"
+def runs(rows: set[int]) -> list[range]:
+    """Rows as ranges without gaps, ascending."""
+    found = []
+    for _, run in itertools.groupby(enumerate(sorted(rows)), key=lambda pair: pair[1] - pair[0]):
+        numbers = [row for _, row in run]
+        found.append(range(numbers[0], numbers[-1] + 1))
+    return found

@@ -1,7 +1,7 @@
 """Pictures of maps that a person looks at: a reduced map with its legend, as PNG."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +22,15 @@ EMPTY = (255, 255, 255)  # colour of pixels without data
 
 @dataclass
 class Reduced:
-    """Every `step`-th pixel of a map that arrives in rows, so that the picture has at most `largest_px` along a side."""
+    """Every `step`-th pixel of a map that arrives in pieces, so that the picture has at most `largest_px` along a side.
+
+    empty: what stands where no piece was
+    """
 
     shape: tuple[int, int]
     largest_px: int | None = None  # LARGEST_PX
-    rows: list[np.ndarray] = field(default_factory=list)
+    empty: float = 0
+    _picture: np.ndarray | None = None
     _next: int = 0
 
     @property
@@ -36,14 +40,22 @@ class Reduced:
 
     def add(self, rows: np.ndarray) -> None:
         """Take the next rows (n, W) or (n, W, channels) of the map."""
-        first = -self._next % self.step
-        self.rows.append(rows[first :: self.step, :: self.step].copy())
+        self.put(rows, self._next, 0)
         self._next += len(rows)
+
+    def put(self, pixels: np.ndarray, top: int, left: int) -> None:
+        """Take the pixels (n, w) or (n, w, channels) that begin at `top` and `left`."""
+        if self._picture is None:
+            sides = [-(-side // self.step) for side in self.shape]
+            self._picture = np.full((*sides, *pixels.shape[2:]), self.empty, pixels.dtype)
+        few = pixels[-top % self.step :: self.step, -left % self.step :: self.step]
+        top, left = -(-top // self.step), -(-left // self.step)
+        self._picture[top : top + few.shape[0], left : left + few.shape[1]] = few
 
     @property
     def picture(self) -> np.ndarray:
-        """The rows taken so far, reduced, (h, w) or (h, w, channels)."""
-        return np.concatenate(self.rows)
+        """The map reduced, (h, w) or (h, w, channels)."""
+        return np.full([-(-side // self.step) for side in self.shape], self.empty) if self._picture is None else self._picture
 
 
 @dataclass(frozen=True)
@@ -85,10 +97,10 @@ def save_colors(path: Path, picture: np.ndarray, title: str) -> None:
     _save(path, figure, axes, title)
 
 
-def save_values(path: Path, values: np.ndarray, title: str, label: str) -> None:
-    """A map of values (h, w) between 0 and 1, NaN white, with a colour bar."""
+def save_values(path: Path, values: np.ndarray, title: str, label: str, limits: tuple[float, float] = (0.0, 1.0)) -> None:
+    """A map of values (h, w), shown between two limits, NaN white, with a colour bar."""
     figure, axes = _figure(values.shape)
-    image: AxesImage = axes.imshow(values, cmap=_scale(), norm=Normalize(0, 1), interpolation="nearest")
+    image: AxesImage = axes.imshow(values, cmap=_scale(), norm=Normalize(*limits), interpolation="nearest")
     figure.colorbar(image, ax=axes, label=label, fraction=0.046, pad=0.02)
     _save(path, figure, axes, title)
 

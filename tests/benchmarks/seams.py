@@ -65,7 +65,7 @@ def border_ratio(found: np.ndarray, valid: np.ndarray, plan: Plan) -> float:
 
 def main(recipe: str, sets: list[str]) -> None:
     checked = load_recipe(recipe, "predict", sets)
-    job, _ = open_prediction(checked, load_bundle(checked.bundle))
+    job = open_prediction(checked, load_bundle(checked.bundle)).job
     found, valid = labels(job, job.plan)
     moved, _ = labels(job, replace(job.plan, rows=half_later(job.plan.rows), columns=half_later(job.plan.columns)))
     figures = {

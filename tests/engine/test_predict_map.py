@@ -1,6 +1,7 @@
 """Scenes become maps: values, georeference, nodata, colours, tags, and every refusal, through the command itself."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def test_a_class_map_keeps_place_names_and_colours(home):
     assert valid and not errors and not warnings
     legend = json.loads((home / "maps" / "map.legend.json").read_text())["classes"]
     assert sum(line["pixels"] for line in legend) == 37 * 53 and legend[2]["color"] == "#1e3cc8"
-    names = {"map.tif", "map.png", "map.legend.json", "map.recipe.yaml", "map.environment.json"}
+    names = {"map.tif", "map.png", "map.legend.json", "map.stac.json", "map.recipe.yaml", "map.environment.json"}
     assert {path.name for path in (home / "maps").iterdir()} == names
 
 
@@ -158,6 +159,7 @@ def test_two_runs_give_equal_bytes(home):
     recipe = write_recipe(home, f"{{s2: ['{scene}']}}")
     made = []
     for _ in range(2):
+        shutil.rmtree(home / "maps", ignore_errors=True)
         predict(recipe)
         made.append({path.name: path.read_bytes() for path in sorted((home / "maps").iterdir())})
     assert made[0] == made[1]

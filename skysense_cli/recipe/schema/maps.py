@@ -19,18 +19,37 @@ from skysense_cli.recipe.schema.section import (
 
 
 class TilesSection(Section):
+    """`flips`: scores averaged over the tile as it is and flipped three ways, at four times the work."""
+
     size_m: PositiveFloat = 640
     overlap: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
     batch: PositiveInt = 8
+    flips: bool = False
+
+
+What = Literal["class", "probability", "confidence", "entropy", "margin", "value"]
 
 
 class WriteSection(Section):
-    """`gsd`: pixel size of the map in metres (null: the anchor's). `dtype`: of probabilities; uint8 holds 0-200."""
+    """`what`: one kind of map, or a list of kinds from one pass: the first is `output`, the others `<stem>_<kind>.tif`.
+    `gsd`: pixel size of the map in metres (null: the anchor's). `dtype`: of probabilities; uint8 holds 0-200."""
 
-    what: Literal["class", "probability", "confidence"] = "class"
+    what: What | Annotated[tuple[What, ...], Field(min_length=1)] = "class"
     gsd: PositiveFloat | None = None
     dtype: Literal["uint8", "float32"] = "uint8"
     compress: Literal["deflate", "zstd", "lzw"] = "deflate"
+
+    @property
+    def kinds(self) -> tuple[What, ...]:
+        """The kinds of map, the first one's file is the output itself."""
+        return self.what if isinstance(self.what, tuple) else (self.what,)
+
+    @model_validator(mode="after")
+    def _once(self) -> "WriteSection":
+        twice = [kind for kind in self.kinds if self.kinds.count(kind) > 1]
+        if twice:
+            raise misplaced(("what",), f"names {twice[0]} twice")
+        return self
 
 
 class SceneRecipe(Section):

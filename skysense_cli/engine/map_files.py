@@ -1,0 +1,169 @@
+"""The files of a map from its finished strips: GeoTIFFs, legend, previews and the STAC item beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from skysense_cli import console
+from skysense_cli.engine.assemble import LoadedBundle
+from skysense_cli.engine.parts import Parts
+from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_values
+from skysense_cli.engine.scene_job import SceneJob
+from skysense_cli.engine.score_map import Color, ScoreMap, class_colors
+from skysense_cli.engine.stac_item import write_item
+from skysense_cli.engine.tiling import Window
+from skysense_cli.errors import GridError
+from skysense_cli.files import write_text
+from skysense_cli.geo.cog import Compression, GeoTiffStream, Look
+from skysense_cli.geo.raster import describe
+
+LABELS = {
+    "probability": "probability of the likeliest class",
+    "confidence": "probability of the likeliest class",
+    "margin": "probability of the likeliest class less that of the second",
+    "entropy": "entropy of the probabilities: 0 certain, 1 all alike",
+    "value": "value",
+}
+OWN_TAGS = ("SKYSENSE_", "SIMULATED")
+
+
+@dataclass(frozen=True, eq=False)
+class MapFiles:
+    """What is written beside `path` (.tif), which holds the first of `maps`; the others are `<stem>_<what>.tif`."""
+
+    job: SceneJob
+    maps: Sequence[ScoreMap]
+    path: Path
+    tags: Mapping[str, str]
+    compress: Compression = "deflate"
+
+    def raster(self, kind: ScoreMap) -> Path:
+        """The file of one of the maps."""
+        return self.path if kind is self.maps[0] else self.path.with_name(f"{self.path.stem}_{kind.what}{self.path.suffix}")
+
+    def all(self) -> list[Path]:
+        """Every file, in the order in which they appear."""
+        rasters = [self.raster(kind) for kind in self.maps]
+        legends = [self.path.with_suffix(".legend.json")] if any(kind.what == "class" for kind in self.maps) else []
+        return [*rasters, *legends, *(raster.with_suffix(".png") for raster in rasters), self.path.with_suffix(".stac.json")]
+
+    def differences(self) -> list[str] | None:
+        """The tags by which the maps that are there were made from something else; None when files are missing."""
+        found = []
+        for kind in self.maps:
+            try:
+                tags = describe(self.raster(kind)).tags
+            except GridError:
+                return None
+            wanted = {**self.tags, "SKYSENSE_WHAT": kind.what}
+            mine = {name: value for name, value in tags.items() if name.startswith(OWN_TAGS)}
+            found += [name for name in sorted({*wanted, *mine}) if wanted.get(name) != mine.get(name) and name not in found]
+        return found if found or all(path.exists() for path in self.all()) else None
+
+    def write(self, parts: Parts, windows: Sequence[Window]) -> list[str]:
+        """Write all files from the finished strips, each whole or not at all; returns lines for the user."""
+        looked = {kind.what: _Looked(kind, self.job.plan.shape) for kind in self.maps}
+        sparse = self.job.plan.wanted is not None
+        with ExitStack() as stack:
+            streams = {
+                kind.what: stack.enter_context(
+                    GeoTiffStream(self.raster(kind), self.job.grid, len(kind.bands), kind.dtype, self._look(kind), sparse=sparse)
+                )
+                for kind in self.maps
+            }
+            strips = zip(windows, parts.take(window.name for window in windows), strict=True)
+            for window, (_, arrays) in console.progress(strips, "strips into files", len(windows)):
+                rows, columns = self.job.plan.pixels(window)
+                for what, stream in streams.items():
+                    stream.write(arrays[what], rows.start, columns.start)
+                    looked[what].take(arrays[what], rows.start, columns.start)
+        lines = [line for kind in self.maps for line in self._beside(kind, looked[kind.what])]
+        write_item(self.path.with_suffix(".stac.json"), self.job, {kind.what: self.raster(kind) for kind in self.maps}, self.tags)
+        return lines
+
+    def _look(self, kind: ScoreMap) -> Look:
+        classes = kind.what == "class"
+        return Look(
+            nodata=kind.nodata,
+            colors=dict(enumerate(colors_of(self.job.bundle))) if classes else None,
+            names=kind.classes if classes else None,
+            band_names=kind.bands,
+            tags={**self.tags, "SKYSENSE_WHAT": kind.what},
+            overviews="mode" if classes else "average",
+            compress=self.compress,
+            scale=kind.scale,
+        )
+
+    def _beside(self, kind: ScoreMap, looked: "_Looked") -> list[str]:
+        """Legend and preview of one map."""
+        path, picture = self.raster(kind), looked.reduced.picture
+        preview = path.with_suffix(".png")
+        title = f"{path.stem}, simulated data" if "SIMULATED" in self.tags else path.stem
+        if kind.what == "class":
+            colors, total = colors_of(self.job.bundle), max(int(looked.counts.sum()), 1)
+            legend = [
+                Entry(name, color, count / total) for name, color, count in zip(kind.classes, colors, looked.counts.tolist(), strict=True)
+            ]
+            write_text(self.path.with_suffix(".legend.json"), _legend_text(legend, looked.counts))
+            save_classes(preview, paint(picture, dict(enumerate(colors))), legend, title)
+        else:
+            limits = (0.0, 1.0) if kind.what != "value" else _limits(picture)
+            save_values(preview, picture, title, LABELS[kind.what], limits)
+        share = looked.known / (self.job.plan.shape[0] * self.job.plan.shape[1])
+        return [f"map: {path} ({kind.what}, {share:.1%} of the pixels have data)", f"preview: {preview}"]
+
+
+@dataclass
+class _Looked:
+    """What legend and preview need of a map, collected while it is written. known: pixels with data"""
+
+    kind: ScoreMap
+    shape: tuple[int, int]
+    known: int = 0
+    counts: np.ndarray = field(init=False)
+    reduced: Reduced = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros(len(self.kind.classes), np.int64)
+        self.reduced = Reduced(self.shape, empty=self.kind.nodata if self.kind.what == "class" else np.nan)
+
+    def take(self, pixels: np.ndarray, top: int, left: int) -> None:
+        """Take a piece (bands, n, w)."""
+        first = pixels[0]
+        valid = ~np.isnan(first) if self.kind.dtype == "float32" else first != self.kind.nodata
+        self.known += int(valid.sum())
+        if self.kind.what == "class":
+            self.counts += np.bincount(first[valid], minlength=len(self.counts))
+            self.reduced.put(first, top, left)
+            return
+        step = self.reduced.step  # before anything is computed
+        few = np.s_[-top % step :: step, -left % step :: step]
+        shown = pixels[:, *few].max(axis=0) if self.kind.what == "probability" else first[few]
+        values = np.full(first.shape, np.nan, np.float32)
+        values[few] = np.where(valid[few], shown * np.float32(self.kind.scale), np.nan)
+        self.reduced.put(values, top, left)
+
+
+def colors_of(bundle: LoadedBundle) -> list[Color]:
+    """The classes' own colours, or made ones where two classes share one."""
+    own = [tuple(color) for color in bundle.colors]
+    return cast(list[Color], own) if len(set(own)) == len(own) else class_colors(len(own))
+
+
+def _limits(picture: np.ndarray) -> tuple[float, float]:
+    """What values are shown between: their 2nd and 98th percentile."""
+    known = picture[~np.isnan(picture)]
+    return (float(np.percentile(known, 2)), float(np.percentile(known, 98))) if len(known) else (0.0, 1.0)
+
+
+def _legend_text(legend: list[Entry], counts: np.ndarray) -> str:
+    lines = []
+    for number, (entry, count) in enumerate(zip(legend, counts.tolist(), strict=True)):
+        color = "#{:02x}{:02x}{:02x}".format(*entry.color)
+        lines.append({"id": number, "name": entry.label, "color": color, "pixels": count, "share": round(entry.share, 6)})
+    return json.dumps({"classes": lines}, indent=1, ensure_ascii=False) + "\n"
