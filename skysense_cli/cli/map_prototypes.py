@@ -13,11 +13,11 @@ def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
     """What the command does; `skysense demo` calls it too."""
     from skysense_cli.cli.home import claim
     from skysense_cli.engine.assemble import load_bundle
-    from skysense_cli.engine.prototype_files import PIXEL_BYTES, open_prototypes, region_facts, write_prototypes
+    from skysense_cli.engine.prototype_files import open_prototypes, plan_facts, write_prototypes
 
     bundle = load_bundle(recipe.bundle, choose_device(options.device))
     job = open_prototypes(recipe, bundle)
-    console.table("plan", ["what", "value"], job.facts(1, PIXEL_BYTES) + region_facts(job))
+    console.table("plan", ["what", "value"], plan_facts(job))
     if options.dry_run:
         return
     with claim(recipe.output, recipe, options) as home:

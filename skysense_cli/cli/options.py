@@ -34,7 +34,7 @@ from skysense_cli.errors import SkySenseError
 class Options:
     """The options of a recipe command, as given.
 
-    sets: `key.path=value` texts      out: takes the place of the recipe's `output`
+    sets: `key.path=value` texts      out: takes the place of the recipe's `output`      ranks: processes of `predict`
     """
 
     sets: tuple[str, ...] = ()
@@ -43,6 +43,7 @@ class Options:
     overwrite: bool = False
     device: str = "auto"
     debug: bool = False
+    ranks: int = 1
 
 
 class DeviceError(SkySenseError):

@@ -14,6 +14,7 @@ from torch import Tensor
 from skysense_cli import console
 from skysense_cli.core.batch import Batch
 from skysense_cli.data.sample import Sample, Series
+from skysense_cli.engine import memory
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.embed import Embedder, embedder
 from skysense_cli.engine.embed_files import (
@@ -54,10 +55,9 @@ class SceneEmbedding:
         """(what, value) lines of the plan."""
         width = self.asked.width
         lines: list[tuple[str, object]] = [("feature", f"{self.asked.feature}, {width} channels, float32")]
-        if self.recipe.cells:
-            lines += self.job.facts(width, 4)
-        else:
-            lines += [line for line in self.job.facts(width, 4) if line[0] != "disk"]
+        job = self.job
+        held = memory.needs(job.plan, job.scene.channels, width + 1, width * 4, steps_abreast(job.bundle.device))
+        lines += [*job.facts(), *memory.lines(job.plan, held, width * 4 if self.recipe.cells else 0)]
         height, columns = self.job.plan.shape
         extra = min(PICTURE_BYTES, height * columns * width * 4) + self.job.plan.count * width * 8
         lines.append(("memory for means and preview", f"about {extra / 2**20:,.0f} MiB"))

@@ -1,9 +1,9 @@
 """Finished strips of an output that is not finished, kept so that a later run goes on where an earlier one ended.
 
     .map.tif.parts/            hidden beside the output; gone when the output is there
-        facts.json             from what the strips are made: bundle, recipe, scenes; written first
-        r000003_c000000.npz    the arrays of one finished strip, by name
-        finished-0.jsonl       a line for each strip: name, sha256, bytes; each process that computes has its own file
+        facts.json                    from what the strips are made: bundle, recipe, scenes; written first
+        r000003_c000000-000021.npz    the arrays of one finished strip, by name
+        finished-0.jsonl              a line for each strip: name, sha256, bytes; each process that computes has its own file
 
 A strip counts when a manifest names it and its bytes have that digest; any other is made again. So nothing needs a
 sync, and whatever a kill or a crash leaves is either used whole or not at all.
@@ -60,10 +60,15 @@ class Parts:
                 f"{self.output}: an earlier run that did not end made a part of it from something else "
                 f"({'; '.join(changed[:SHOWN])}{more}); give --overwrite to start anew, or choose another --out"
             )
-        if changed or not (self.folder / FACTS).exists():
+        if changed or not self.begun:
             self.remove()
             write_text(self.folder / FACTS, json.dumps(facts, indent=1, sort_keys=True) + "\n")
         return self._sound()
+
+    @property
+    def begun(self) -> bool:
+        """Whether some process said from what strips are made."""
+        return (self.folder / FACTS).exists()
 
     def changed(self, facts: Mapping[str, Any]) -> list[str]:
         """How `facts` differ from those of the strips that are there, a phrase each; empty when there are none."""
@@ -74,8 +79,8 @@ class Parts:
         return differences(before, json.loads(json.dumps(facts)))
 
     def finished(self) -> dict[str, tuple[str, int]]:
-        """Name -> (sha256, bytes) of the strips that the manifests name."""
-        found = {}
+        """Name -> (sha256, bytes) of the strips that the manifests name and that have their size."""
+        found: dict[str, tuple[str, int]] = {}
         for manifest in sorted(self.folder.glob("finished-*.jsonl")):
             for line in manifest.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
@@ -83,7 +88,7 @@ class Parts:
                     found[str(entry["name"])] = str(entry["sha256"]), int(entry["bytes"])
                 except (ValueError, KeyError, TypeError):
                     continue  # a line that was cut off
-        return found
+        return {name: entry for name, entry in found.items() if self._size(name) == entry[1]}
 
     def put(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep a finished strip. Raises OSError, which names the file, when the disk does not take it."""
@@ -119,13 +124,20 @@ class Parts:
 
     def _sound(self) -> set[str]:
         found = set()
-        for name, (digest, size) in self.finished().items():
+        for name, (digest, _) in self.finished().items():
             packed = self._read(name)
-            if packed is not None and len(packed) == size and hashlib.sha256(packed).hexdigest() == digest:
+            if packed is not None and hashlib.sha256(packed).hexdigest() == digest:
                 found.add(name)
             else:
                 console.warn(f"{self.folder / name}{SUFFIX} is damaged; this strip is made again")
+                (self.folder / f"{name}{SUFFIX}").unlink(missing_ok=True)
         return found
+
+    def _size(self, name: str) -> int | None:
+        try:
+            return (self.folder / f"{name}{SUFFIX}").stat().st_size
+        except OSError:
+            return None
 
     def _read(self, name: str) -> bytes | None:
         try:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,12 +17,15 @@ from skysense_cli import __version__
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.heads import Head
 from skysense_cli.data import scene_files
+from skysense_cli.engine import memory
 from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.flips import averaged
 from skysense_cli.engine.map_files import MapFiles
+from skysense_cli.engine.memory import fitted, needs
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
+from skysense_cli.engine.ranks import POLL_S, Share, World, compute_in_processes, device_of, shares, threads_each
 from skysense_cli.engine.scene_job import SceneJob, open_job
 from skysense_cli.engine.score_map import ScoreMap, pixels_of
 from skysense_cli.engine.tiling import Window
@@ -38,12 +43,15 @@ class Prediction:
 
     def facts(self) -> list[tuple[str, str]]:
         """(what, value) lines of the plan."""
-        numbers = sum(len(kind.bands) * kind.itemsize for kind in self.maps)
-        return [*self.job.facts(len(self.job.bundle.classes), numbers), ("maps", ", ".join(kind.what for kind in self.maps))]
+        job, pixel_bytes = self.job, _pixel_bytes(self.maps)
+        held = needs(job.plan, job.scene.channels, len(job.bundle.classes), pixel_bytes, steps_abreast(job.bundle.device))
+        kinds = ", ".join(kind.what for kind in self.maps)
+        return [*job.facts(), ("maps", kinds), *memory.lines(job.plan, held, pixel_bytes, self.recipe.tiles.max_memory)]
 
-    def write(self, path: Path, recipe_digest: str, *, overwrite: bool = False) -> list[str]:
+    def write(self, path: Path, recipe_digest: str, *, overwrite: bool = False, ranks: int = 1) -> list[str]:
         """Write the maps, previews, legend and STAC item at and beside `path` (.tif); returns lines for the user.
 
+        ranks: processes that compute; under a launcher its others must be in `join`, and this one is its first
         Every file is whole or absent. Strips that an earlier run of the same recipe finished are not made again, and
         nothing is done when all files are there. The same recipe on the same files gives the same bytes.
         Raises OtherPartsError when bundle or scene are not those that an earlier run saw; `overwrite` starts anew.
@@ -60,11 +68,54 @@ class Prediction:
             )
         there = parts.begin(self.state(recipe_digest), overwrite=overwrite)
         windows = self.windows()
-        for rows in runs({window.row for window in windows if window.name not in there}):
-            self.compute(parts, rows)
+        missing = sorted({window.row for window in windows if window.name not in there})
+        if World.of_launcher().count > 1:
+            self.compute_share(parts, World.of_launcher())
+            while not {window.name for window in windows} <= parts.finished().keys():
+                time.sleep(5 * POLL_S)  # a launcher ends all its processes when one fails
+        elif ranks > 1:
+            self._compute_in_ranks(path, recipe_digest, missing, ranks)
+        else:
+            for rows in runs(missing):
+                self.compute(parts, rows)
         lines = files.write(parts, windows)
         parts.remove()
         return lines
+
+    def join(self, path: Path, recipe_digest: str, world: World) -> None:
+        """Compute the share of a process that a launcher started and that is not its first, which is in `write`."""
+        parts, state = Parts(path, world.rank), self.state(recipe_digest)
+        while (changed := parts.changed(state)) or not parts.begun:
+            if not changed and self.files(path, recipe_digest).differences() == []:
+                return  # complete, and the folder of strips is gone
+            time.sleep(POLL_S)
+        self.compute_share(parts, world)
+
+    def compute_share(self, parts: Parts, world: World) -> None:
+        """Compute what is missing of one process's share of all rows."""
+        windows, there = self.windows(), parts.finished()
+        missing = {window.row for window in windows if window.name not in there}
+        own = shares(self.job.plan, sorted({window.row for window in windows}), world.count)
+        for rows in runs(missing.intersection(own[world.rank] if world.rank < len(own) else ())):
+            self.compute(parts, rows)
+
+    def _compute_in_ranks(self, path: Path, recipe_digest: str, missing: Sequence[int], count: int) -> None:
+        device, own = self.job.bundle.device, shares(self.job.plan, missing, count)
+        compute_in_processes(
+            [
+                Share(
+                    self.recipe,
+                    recipe_digest,
+                    device_of(device, number),
+                    path,
+                    tuple(runs(rows)),
+                    number,
+                    threads_each(len(own)),
+                    os.getpid(),
+                )
+                for number, rows in enumerate(own)
+            ]
+        )
 
     def files(self, path: Path, recipe_digest: str) -> MapFiles:
         """What is written at and beside `path`."""
@@ -117,10 +168,17 @@ def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
     if anchor not in recipe.scene:
         raise RecipeError(f"predict: scene lacks {anchor!r}, the modality whose features the head of {bundle.path} reads")
     job = open_job(recipe, bundle, recipe.write.gsd)
-    return Prediction(recipe, job, tuple(ScoreMap(what, bundle.classes, recipe.write.dtype) for what in recipe.write.kinds))
+    maps = tuple(ScoreMap(what, bundle.classes, recipe.write.dtype) for what in recipe.write.kinds)
+    channels, abreast = job.scene.channels, steps_abreast(bundle.device)
+    plan = fitted(job.plan, recipe.tiles.max_bytes, channels, len(bundle.classes), _pixel_bytes(maps), abreast)
+    return Prediction(recipe, replace(job, plan=plan), maps)
 
 
-def runs(rows: set[int]) -> list[range]:
+def _pixel_bytes(maps: Sequence[ScoreMap]) -> int:
+    return sum(len(kind.bands) * kind.itemsize for kind in maps)
+
+
+def runs(rows: Iterable[int]) -> list[range]:
     """Rows as ranges without gaps, ascending."""
     found = []
     for _, run in itertools.groupby(enumerate(sorted(rows)), key=lambda pair: pair[1] - pair[0]):

@@ -19,6 +19,7 @@ from skysense_cli import console
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.prototypes import GeoPrototypes
 from skysense_cli.data.dataset import Regions
+from skysense_cli.engine import memory
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes
 from skysense_cli.engine.prototype_map import NO_PROTOTYPE, NO_REGION, CellRows, Census, nearest_cells, prototype_color
@@ -46,8 +47,14 @@ def open_prototypes(recipe: MapPrototypesRecipe, bundle: LoadedBundle) -> SceneJ
     return job
 
 
+def plan_facts(job: SceneJob) -> list[tuple[str, str]]:
+    """(what, value) lines of the plan; among them the regions of the scene, and which of them have prototypes."""
+    held = memory.needs(job.plan, job.scene.channels, 0, PIXEL_BYTES, 1)
+    return [*job.facts(), *memory.lines(job.plan, held, PIXEL_BYTES), *region_facts(job)]
+
+
 def region_facts(job: SceneJob) -> list[tuple[str, str]]:
-    """(what, value) lines of the plan: the regions of the scene, and which of them have prototypes."""
+    """(what, value) lines: the regions of the scene, and which of them have prototypes."""
     learned = set(_prototypes(job).slot_regions.tolist())
     words = {region: "with prototypes" if region in learned else "WITHOUT prototypes: nodata" for region in regions(job)}
     return [(f"region {region}", f"{cells:,} cells, {words[region]}") for region, cells in regions(job).items()]

@@ -9,7 +9,7 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from skysense_cli import __version__, sensors
+from skysense_cli import __version__
 from skysense_cli.core.batch import Batch
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample
@@ -49,8 +49,8 @@ class SceneJob:
             **self.scene.tags,
         }
 
-    def facts(self, bands: int, pixel_bytes: int) -> list[tuple[str, str]]:
-        """(what, value) lines of the plan. bands, pixel_bytes: of the map"""
+    def facts(self) -> list[tuple[str, str]]:
+        """(what, value) lines of the plan."""
         scene, plan = self.scene, self.plan
         height, width = plan.shape
         pixel = abs(self.grid.affine.a)
@@ -65,19 +65,7 @@ class SceneJob:
         own_m = " x ".join(f"{axis.size * scene.unit_m:g}" for axis in (plan.rows, plan.columns))
         lines.append(("tile size", f"{own_m} m (trained on views of {sides_m} m)"))
         lines.append(("tiles", f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"))
-        lines.append(("memory for pixels", f"about {self._strip_bytes(bands) / 2**20:,.0f} MiB"))
-        lines.append(("disk", f"at most {height * width * bands * pixel_bytes * 2.7 / 2**20:,.1f} MiB, half of it until the end only"))
         return lines
-
-    def _strip_bytes(self, bands: int) -> float:
-        """A strip of all dates twice (as read and stacked), one step of tiles, two strips of scores."""
-        total = 2 * 4 * bands * self.plan.tile_px[0] * self.grid.shape[1]
-        for channel in self.scene.channels.values():
-            itemsize = np.dtype(sensors.get(channel.input.sensor).dtype).itemsize
-            rows, dates = self.plan.rows.size * channel.unit_px, len(channel.items)
-            total += 2 * dates * rows * channel.grid.shape[1] * (len(channel.input.bands) * itemsize + 1)
-            total += 2 * 4 * self.plan.batch * dates * rows * self.plan.columns.size * channel.unit_px * len(channel.input.bands)
-        return total
 
 
 def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: LoadedBundle, gsd_m: float | None) -> SceneJob:

@@ -42,8 +42,8 @@ class Window:
 
     @property
     def name(self) -> str:
-        """Of the finished strip that ends with it; it sorts from the top left on."""
-        return f"r{self.row:06d}_c{self.columns.start:06d}"
+        """Of the finished strip that ends with it; it sorts from the top left on, and another cut has other names."""
+        return f"r{self.row:06d}_c{self.columns.start:06d}-{self.columns.stop:06d}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from skysense_cli.recipe.text import Path_, parse, show, simple
 
-HOW: tuple[Path_, ...] = (("output",), ("workers",), ("train", "workers"))  # where and how fast, not what
+HOW: tuple[Path_, ...] = (("output",), ("workers",), ("train", "workers"), ("tiles", "max_memory"))  # where and how fast, not what
 
 
 def to_yaml(recipe: BaseModel) -> str:

@@ -62,13 +62,13 @@ def test_a_damaged_strip_is_made_again(tmp_path, damage, capsys):
     else:
         manifest.write_text(manifest.read_text()[:-30])
     assert begun(tmp_path)[1] == {"a"}
-    assert damage == "line" or "b.npz is damaged" in capsys.readouterr().err
+    assert damage != "bit" or "b.npz is damaged" in capsys.readouterr().err
     parts.put("b", {"class": np.arange(100)})
     assert begun(tmp_path)[1] == {"a", "b"}
-    if damage != "line":
-        file.write_bytes(b"other")
-        with pytest.raises(OtherPartsError, match="b.npz: was changed"):
-            list(parts.take(["a", "b"]))
+    content[300] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(OtherPartsError, match="b.npz: was changed"):
+        list(parts.take(["a", "b"]))
 
 
 def test_a_disk_that_takes_no_more_is_named_and_leaves_no_half(tmp_path):

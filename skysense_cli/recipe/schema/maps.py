@@ -1,9 +1,10 @@
 """The recipes of predict, map-prototypes and embed."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from skysense_cli.recipe.parts import SceneInput
 from skysense_cli.recipe.schema.section import (
@@ -17,14 +18,42 @@ from skysense_cli.recipe.schema.section import (
     require_reference,
 )
 
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def size_bytes(text: str) -> int:
+    """The bytes of a size such as 2GB, 512MiB or 1.5GB. Raises ValueError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s?([KMGT]i?B)", text)
+    if found is None:
+        raise ValueError(f"{text!r} is no size; write a number and {', '.join(UNITS)}, e.g. 2GB")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def _size(text: str) -> str:
+    size_bytes(text)
+    return text
+
+
+Size = Annotated[str, AfterValidator(_size)]
+
 
 class TilesSection(Section):
-    """`flips`: scores averaged over the tile as it is and flipped three ways, at four times the work."""
-
     size_m: PositiveFloat = 640
     overlap: Annotated[float, Field(ge=0, lt=0.5)] = 0.25
     batch: PositiveInt = 8
+
+
+class PredictTilesSection(TilesSection):
+    """`flips`: scores averaged over the tile as it is and flipped three ways, at four times the work.
+    `max_memory`: for pixels and scores, beside program and model; strips that need more are cut into pieces."""
+
     flips: bool = False
+    max_memory: Size = "1GB"
+
+    @property
+    def max_bytes(self) -> int:
+        """`max_memory` in bytes."""
+        return size_bytes(self.max_memory)
 
 
 What = Literal["class", "probability", "confidence", "entropy", "margin", "value"]
@@ -75,6 +104,7 @@ class SceneRecipe(Section):
 
 class PredictRecipe(SceneRecipe):
     recipe: Literal["predict"]
+    tiles: PredictTilesSection = PredictTilesSection()
     write: WriteSection = WriteSection()
 
 

@@ -1,0 +1,105 @@
+"""What predicting a scene holds in memory, and how its strips are cut so that it is not more than allowed.
+
+Counted are pixels, scores and GDAL's cache; not the program with its libraries, the model, and what it computes with.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from skysense_cli import sensors
+from skysense_cli.data.channel import Channel
+from skysense_cli.engine.predict import STEPS_AHEAD, STRIPS_AHEAD
+from skysense_cli.engine.tiling import Plan
+from skysense_cli.errors import GridError
+from skysense_cli.geo.opening import ENVIRONMENT
+
+FLOAT = 4
+FINISHED_STRIPS = 3  # at work, waiting to be decided, being decided
+WORK = 6  # bytes beside a number of the date that is being read: flags, and a copy as float
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes by what holds them. read: strips as read      steps: tiles on their way through the model
+    blended: scores of strips      kept: rows of scores that strips share      cache: GDAL's"""
+
+    read: int
+    steps: int
+    blended: int
+    kept: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.read + self.steps + self.blended + self.kept + self.cache
+
+
+def needs(plan: Plan, channels: Mapping[str, Channel], scores: int, pixel_bytes: int, abreast: int) -> Needs:
+    """What a plan needs. scores: K      pixel_bytes: of all maps      abreast: steps in the model at the same time"""
+    widest = max(_width(plan, block) for block in range(len(plan.blocks)))
+    read = steps = 0
+    tile = plan.rows.size * plan.columns.size
+    for channel in channels.values():
+        sensor, dates, bands = sensors.get(channel.input.sensor), len(channel.items), len(channel.input.bands)
+        itemsize = {"uint8": 1, "uint16": 2}.get(sensor.dtype, FLOAT)
+        pixels = plan.rows.size * widest * channel.unit_px**2
+        read += (STRIPS_AHEAD + 3) * dates * pixels * (bands * itemsize + 1) + pixels * bands * WORK
+        steps += plan.batch * dates * tile * channel.unit_px**2 * (2 * bands * FLOAT + 1)
+    across = plan.unit_px**2
+    steps += plan.batch * tile * across * scores * FLOAT
+    strip = plan.rows.size * widest * across
+    blended = strip * (FINISHED_STRIPS * scores * FLOAT + 3 * pixel_bytes)
+    shared = max((plan.rows.before(row) for row in range(1, plan.tiles[0])), default=0)
+    kept = shared * _active(plan) * across * scores * FLOAT
+    return Needs(read, (STEPS_AHEAD + 1 + 2 * abreast) * steps, blended, kept, int(str(ENVIRONMENT["GDAL_CACHEMAX"])) << 20)
+
+
+def lines(plan: Plan, held: Needs, pixel_bytes: int, allowed: str = "") -> list[tuple[str, str]]:
+    """(what, value) lines of a plan about memory and disk. allowed: the limit, if there is one"""
+    cut = f", strips cut into {len(plan.blocks)} pieces" if len(plan.blocks) > 1 else ""
+    limit = f", {allowed} allowed" if allowed else ""
+    disk = plan.shape[0] * plan.shape[1] * pixel_bytes * (3.7 if allowed else 2.7)
+    return [
+        ("memory", f"about {held.total / 2**20:,.0f} MiB beside program and model{limit}{cut}"),
+        ("disk", f"at most {disk / 2**20:,.1f} MiB, most of it until the end only"),
+    ]
+
+
+def fitted(plan: Plan, limit: int, channels: Mapping[str, Channel], scores: int, pixel_bytes: int, abreast: int) -> Plan:
+    """The plan with its strips cut into the fewest pieces that need at most `limit` bytes.
+
+    Raises GridError when even pieces of one tile need more.
+    """
+
+    def total(count: int) -> int:
+        return needs(plan.in_blocks(count), channels, scores, pixel_bytes, abreast).total
+
+    fewest, most = 1, plan.tiles[1]
+    if (least := total(most)) > limit:
+        raise GridError(
+            f"tiles.max_memory: {limit / 2**20:,.0f} MiB are allowed, strips of one tile need {least / 2**20:,.0f} MiB; "
+            "allow more, or make tiles.size_m or tiles.batch smaller"
+        )
+    while fewest < most:
+        middle = (fewest + most) // 2
+        if total(middle) <= limit:
+            most = middle
+        else:
+            fewest = middle + 1
+    return plan.in_blocks(fewest)
+
+
+def _width(plan: Plan, block: int) -> int:
+    columns = plan.block_columns(block)
+    return plan.columns.starts[columns.stop - 1] + plan.columns.size - plan.columns.starts[columns.start]
+
+
+def _active(plan: Plan) -> int:
+    """Units of columns in blocks that hold a wanted tile."""
+    total = 0
+    for block in range(len(plan.blocks)):
+        columns = plan.block_columns(block)
+        if plan.wanted is None or plan.wanted[:, columns.start : columns.stop].any():
+            total += _width(plan, block)
+    return total
