@@ -6,14 +6,16 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from skysense_cli import __version__
+from skysense_cli import __version__, console
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.heads import Head
 from skysense_cli.data import scene_files
@@ -74,7 +76,7 @@ class Prediction:
             while not {window.name for window in windows} <= parts.finished().keys():
                 time.sleep(5 * POLL_S)  # a launcher ends all its processes when one fails
         elif ranks > 1:
-            self._compute_in_ranks(path, recipe_digest, missing, ranks)
+            self._compute_in_ranks(parts, recipe_digest, missing, ranks)
         else:
             for rows in runs(missing):
                 self.compute(parts, rows)
@@ -99,23 +101,21 @@ class Prediction:
         for rows in runs(missing.intersection(own[world.rank] if world.rank < len(own) else ())):
             self.compute(parts, rows)
 
-    def _compute_in_ranks(self, path: Path, recipe_digest: str, missing: Sequence[int], count: int) -> None:
-        device, own = self.job.bundle.device, shares(self.job.plan, missing, count)
-        compute_in_processes(
-            [
-                Share(
-                    self.recipe,
-                    recipe_digest,
-                    device_of(device, number),
-                    path,
-                    tuple(runs(rows)),
-                    number,
-                    threads_each(len(own)),
-                    os.getpid(),
-                )
-                for number, rows in enumerate(own)
-            ]
-        )
+    def _compute_in_ranks(self, parts: Parts, recipe_digest: str, missing: Sequence[int], count: int) -> None:
+        own, device = shares(self.job.plan, missing, count), self.job.bundle.device
+        same = partial(Share, self.recipe, recipe_digest, parts.output, threads_each(max(len(own), 1)), os.getpid())
+        working = compute_in_processes([same(device_of(device, number), tuple(runs(rows)), number) for number, rows in enumerate(own)])
+        before = len(parts.finished())
+
+        def arrivals() -> Iterator[None]:
+            there = before
+            for _ in working:
+                known, there = there, len(parts.finished())
+                yield from [None] * (there - known)
+
+        with closing(working):
+            for _ in console.progress(arrivals(), "strips", len(self.windows()) - before):
+                pass
 
     def files(self, path: Path, recipe_digest: str) -> MapFiles:
         """What is written at and beside `path`."""

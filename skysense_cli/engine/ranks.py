@@ -11,7 +11,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from skysense_cli.recipe.schema.maps import PredictRecipe
 
 REFUSED = 4  # exit status of a process whose reason stands on its stdout
-POLL_S, PATIENCE_S = 0.1, 5.0
+POLL_S, PATIENCE_S = 0.25, 5.0
 
 
 class RankError(SkySenseError):
@@ -50,16 +50,16 @@ class World:
 
 @dataclass(frozen=True)
 class Share:
-    """What one process computes; it travels by pickle. rows: of tiles      state: digest of the recipe      parent: its process"""
+    """What one process computes; it travels by pickle. rows: of tiles      writer: its number      parent: the process that starts it"""
 
     recipe: PredictRecipe
     recipe_digest: str
-    device: str
     output: Path
-    rows: tuple[range, ...]
-    writer: int
     threads: int
     parent: int
+    device: str
+    rows: tuple[range, ...]
+    writer: int
 
 
 def shares(plan: Plan, rows: Sequence[int], count: int) -> list[list[int]]:
@@ -72,11 +72,11 @@ def shares(plan: Plan, rows: Sequence[int], count: int) -> list[list[int]]:
     return [[rows[k] for k in np.flatnonzero(owners == owner).tolist()] for owner in np.unique(owners)]
 
 
-def compute_in_processes(parts_of: Sequence[Share]) -> None:
-    """Run each share in a process of its own, which ends with this one, however that ends.
+def compute_in_processes(parts_of: Sequence[Share]) -> Generator[None]:
+    """Run each share in a process of its own, which ends with this one, however that ends; gives something now and then.
 
-    Raises RankError when one of them fails: with its own reason and exit code, or because it died. The others are ended;
-    what they finished counts.
+    The processes print nothing but what a bug leaves. Raises RankError when one of them fails: with its own reason and
+    exit code, or because it died. The others are ended; what they finished counts.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     running: list[subprocess.Popen[bytes]] = []
@@ -84,7 +84,7 @@ def compute_in_processes(parts_of: Sequence[Share]) -> None:
         for share in parts_of:
             command = [sys.executable, "-m", "skysense_cli.engine.rank_process"]
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment, "RANK": str(share.writer)}
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**environment, "RANK": str(share.writer + 1)}
             )
             running.append(process)
             assert process.stdin is not None, "asked for"
@@ -93,6 +93,7 @@ def compute_in_processes(parts_of: Sequence[Share]) -> None:
         waiting = dict(enumerate(running))
         while waiting:
             time.sleep(POLL_S)
+            yield
             for number, process in list(waiting.items()):
                 if process.poll() is not None:
                     _check(process, number, len(running))
