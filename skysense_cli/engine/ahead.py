@@ -11,7 +11,7 @@ from typing import Generic, Self, TypeVar
 
 Item = TypeVar("Item")
 
-PATIENCE_S = 3.0  # for a thread that is in the middle of a read when the work is given up
+PATIENCE_S = 1.0  # for a thread that is in the middle of a read when the work is given up
 
 
 class _Closed(Exception):

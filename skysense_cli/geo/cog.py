@@ -194,8 +194,9 @@ class GeoTiffStream:
         return block
 
     def _failure(self, error: BaseException) -> GridError:
-        cause = error.__cause__ or error
-        return GridError(f"{self.path}: cannot be written ({cause})")
+        cause = str(error.__cause__ or error).rstrip(".")
+        hint = "; is the disk full?" if isinstance(error, RasterioError) else ""
+        return GridError(f"{self.path}: cannot be written ({cause}{hint})")
 
 
 def class_names(tags: Mapping[str, str]) -> dict[int, str]:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
 
 from skysense_cli import sensors
 from skysense_cli.data import index, npz
@@ -133,6 +136,66 @@ train: {{{", ".join(f"{key}: {value}" for key, value in options.items())}}}
 """
     (folder / "finetune.yaml").write_text(text)
     return folder / "finetune.yaml"
+
+
+def write_map_project(folder: Path, shape: tuple[int, int], *, empty: np.ndarray | None = None, **sections: str) -> Path:
+    """A predict recipe in `folder` with its bundle (random weights, patches of 4 px, cells of 20 m) and its scene.
+
+    empty: (H, W) bool, pixels without data      sections: YAML texts of `tiles` and `write`
+    """
+    from skysense_cli.data.dataset import Input
+    from skysense_cli.engine import bundle
+    from skysense_cli.engine.assemble import build_model
+    from skysense_cli.engine.spec import BundleSpec, ClassFact
+    from skysense_cli.recipe.parts import bind
+    from skysense_cli.recipe.schema.model import ModelSection
+
+    torch.manual_seed(0)
+    sensor = sensors.get("sentinel2_l2a")
+    vit, head = ({"channels": 10, "dim": 16, "depth": 1, "heads": 2, "patch": 4}, bind("core/heads", "fcn", {"width": 8, "depth": 1}))
+    fusion = bind("core/fusions", "temporal", {"depth": 1, "heads": 2, "dim": 16})
+    section = ModelSection(cell_m=20.0, width=16, anchor="s2", encoders={"s2": bind("core/encoders", "vit", vit)}, fusion=fusion)
+    inputs = {"s2": Input(sensor.name, sensor.band_names, 10.0, sensor.mean, sensor.std)}
+    classes = tuple(
+        ClassFact(name=name, color=color) for name, color in (("field", (200, 180, 40)), ("wood", (20, 120, 30)), ("lake", (30, 60, 200)))
+    )
+    spec = BundleSpec(stage="finetune", model=section, inputs=inputs, dates={"s2": 3}, size_m=(160.0, 160.0), classes=classes, head=head)
+    model = build_model(section, inputs)
+    built = head.build(model.spec, len(classes))
+    for parameter in built.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    tensors = {
+        f"{part}.{name}": tensor for part, module in (("model", model), ("head", built)) for name, tensor in module.state_dict().items()
+    }
+    bundle.save(folder / "bundle", spec.to_plain(), tensors)
+    level = np.kron(np.random.default_rng(0).normal(0, 1, [10, *(side // 8 + 1 for side in shape)]), np.ones((8, 8)))[
+        :, : shape[0], : shape[1]
+    ]
+    mean, std = (np.array(one)[:, None, None] for one in (sensor.mean, sensor.std))
+    pixels = np.clip(mean + 0.7 * std * level, 1, 60_000).astype(np.uint16)
+    if empty is not None:
+        pixels[:, empty] = 0
+    with rasterio.open(
+        folder / "20210401.tif", "w", driver="GTiff", height=shape[0], width=shape[1], count=10, dtype="uint16", crs=CRS, nodata=0,
+        transform=from_origin(574_680, 5_622_440, 10, 10),
+    ) as out:  # fmt: skip
+        out.write(pixels)
+        out.descriptions = sensor.band_names
+        out.update_tags(ACQUISITION="2021-04-01")
+    lines = [
+        "recipe: predict",
+        "version: 1",
+        f"bundle: {folder}/bundle",
+        f"scene: {{s2: ['{folder}/20210401.tif']}}",
+        f"output: {folder}/maps/map.tif",
+    ]
+    (folder / "map.yaml").write_text("\n".join([*lines, *(f"{name}: {text}" for name, text in sections.items())]) + "\n")
+    return folder / "map.yaml"
+
+
+@pytest.fixture(name="write_map_project", scope="session")
+def _write_map_project():
+    return write_map_project
 
 
 @pytest.fixture(name="write_pretrain", scope="session")
