@@ -8,6 +8,7 @@ To add one, write `core/heads/<kind>.py`:
     build = MyHead
 """
 
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from torch import Tensor, nn
@@ -16,13 +17,30 @@ from skysense_cli.core.batch import Target
 from skysense_cli.core.features import Features
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a vector head finds on one sample.
+
+    boxes: (N, 4 or 5) as in `core/boxes.py`, in pixels of the asked size, whose corner is (0, 0)
+    scores: (N,) in 0..1      ids: (N,) int64 classes
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    ids: Tensor
+
+
 class Head(nn.Module):
-    """A task. `output` says which mosaic collects its predictions: raster, vector or table."""
+    """A task. `output` says which mosaic collects its predictions: raster, vector or table.
+
+    same_iou: of a vector head: two boxes of one class that overlap by more are the same object, seen by two tiles
+    """
 
     output: ClassVar[Literal["raster", "vector", "table"]]
+    same_iou: float = 0.5
 
     def forward(self, features: Features) -> Tensor:
-        """Raw scores at the head's own resolution: (B, K, h, w) for a raster, (B, K) for a table."""
+        """Raw scores at the head's own resolution: (B, K, h, w) for a raster, (B, K) for a table, any for boxes."""
         raise NotImplementedError
 
     def loss(self, raw: Tensor, target: Target) -> dict[str, Tensor]:
@@ -31,4 +49,12 @@ class Head(nn.Module):
 
     def predict(self, raw: Tensor, size: tuple[int, int]) -> Tensor:
         """Scores on the asked grid: (B, K, *size) logits for a raster head; a table head returns raw."""
+        raise NotImplementedError
+
+    def boxes(self, raw: Tensor, size: tuple[int, int]) -> list[Found]:
+        """Of a vector head, instead of `predict`: what it finds on each sample, whose ground has `size` (h, w) pixels.
+
+        What it gives for one sample must not depend on the others of the batch. Overlapping boxes of one object are
+        its own matter within a sample; across samples the mosaic removes them.
+        """
         raise NotImplementedError
