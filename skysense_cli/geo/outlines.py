@@ -1,14 +1,18 @@
 """Outlines of footprints in WGS 84 degrees, as they are on the ground: not the box around them."""
 
+from itertools import pairwise
+
 import numpy as np
 import shapely
 from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
-from skysense_cli.geo.crs import transformed
+from skysense_cli.errors import GridError
+from skysense_cli.geo.crs import transformed, understood
 from skysense_cli.geo.grid import Bounds, lonlat_bounds
 
 STEPS = 8  # pieces of an edge, which is straight in the CRS and curved in degrees
+LONGEST_M = 1000.0  # of an edge of a polygon: as curved as two centimetres
 
 
 def outline(bounds: Bounds, crs: str) -> BaseGeometry | None:
@@ -29,6 +33,32 @@ def outline(bounds: Bounds, crs: str) -> BaseGeometry | None:
         return shapely.box(*lonlat_bounds(bounds, crs))
     ring = lon[0] + np.concatenate([[0], np.cumsum(steps[:-1])])  # without jumps; may leave -180..180
     return _wrapped(shapely.Polygon(np.column_stack([ring, lat])))
+
+
+def on_globe(polygon: shapely.Polygon, crs: str) -> BaseGeometry:
+    """A polygon of `crs` in degrees, longitude first: a MultiPolygon where it crosses the antimeridian, else a Polygon.
+
+    Raises GridError where it has no place on the globe, and for one around a pole, which no polygon in degrees can be.
+    """
+    if not understood(crs).is_geographic:
+        polygon = shapely.segmentize(polygon, LONGEST_M / understood(crs).axis_info[0].unit_conversion_factor)
+    points = shapely.get_coordinates(polygon)
+    lon, lat = transformed(crs, "EPSG:4326", points[:, 0], points[:, 1])
+    starts = np.cumsum([0, *(len(ring.coords) for ring in (polygon.exterior, *polygon.interiors))])
+    rings = []
+    for begin, end in pairwise(starts):
+        steps = (np.diff(lon[begin:end]) + 180) % 360 - 180  # the short way round
+        if abs(steps.sum()) > 180:
+            raise GridError("a polygon around a pole cannot be written in degrees; write GeoPackage or GeoParquet")
+        first = lon[0] + (lon[begin] - lon[0] + 180) % 360 - 180
+        ring = np.column_stack([first + np.concatenate([[0], np.cumsum(steps)]), lat[begin:end]])
+        ring[-1] = ring[0]  # exactly closed
+        rings.append(ring)
+    shape = shapely.Polygon(rings[0], rings[1:])
+    if shape.bounds[0] >= -180 and shape.bounds[2] <= 180:
+        return shape
+    parts = [part for part in shapely.get_parts(_wrapped(shape)) if part.geom_type == "Polygon"]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
 def _wrapped(shape: shapely.Polygon) -> BaseGeometry:
