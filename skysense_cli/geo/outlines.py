@@ -1,5 +1,6 @@
 """Outlines of footprints in WGS 84 degrees, as they are on the ground: not the box around them."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -41,7 +42,7 @@ def on_globe(polygon: shapely.Polygon, crs: str) -> BaseGeometry:
     Raises GridError where it has no place on the globe, and for one around a pole, which no polygon in degrees can be.
     """
     if not understood(crs).is_geographic:
-        polygon = shapely.segmentize(polygon, LONGEST_M / understood(crs).axis_info[0].unit_conversion_factor)
+        polygon = dense(np.array([polygon], dtype=object), crs)[0]
     points = shapely.get_coordinates(polygon)
     lon, lat = transformed(crs, "EPSG:4326", points[:, 0], points[:, 1])
     starts = np.cumsum([0, *(len(ring.coords) for ring in (polygon.exterior, *polygon.interiors))])
@@ -59,6 +60,34 @@ def on_globe(polygon: shapely.Polygon, crs: str) -> BaseGeometry:
         return shape
     parts = [part for part in shapely.get_parts(_wrapped(shape)) if part.geom_type == "Polygon"]
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+
+
+def dense(shapes: np.ndarray, crs: str) -> np.ndarray:
+    """The shapes (N,) with so many points that edges, straight in `crs`, are straight on the globe too."""
+    known = understood(crs)
+    longest = LONGEST_M / 111_320 if known.is_geographic else LONGEST_M / known.axis_info[0].unit_conversion_factor
+    return shapely.segmentize(shapes, longest)
+
+
+def straightened(polygons: np.ndarray, spare: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    """The polygons (N,) without points at which their outline goes straight on, of those that `spare` (points (P, 2) -> bool) allows."""
+    points, (rings, members) = shapely.to_ragged_array(polygons)[1:]
+    if not len(points):
+        return polygons
+    number = np.arange(len(points))
+    first, last = rings[:-1], rings[1:] - 1  # the last point of a ring repeats its first
+    before, after = number - 1, number + 1
+    before[first], after[last] = last - 1, first + 1
+    a, b = points - points[before], points[after] - points
+    gone = (a[:, 0] * b[:, 1] == a[:, 1] * b[:, 0]) & ((a * b).sum(axis=1) > 0)
+    if spare is not None:
+        gone &= spare(points)
+    gone[last] = True
+    kept = np.flatnonzero(~gone)
+    counts = np.add.reduceat((~gone).astype(int), first)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    closed = np.insert(kept, starts[1:], kept[starts[:-1]])  # every ring ends with its first point again
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, points[closed], (starts + np.arange(len(starts)), members))
 
 
 def _wrapped(shape: shapely.Polygon) -> BaseGeometry:
