@@ -49,9 +49,13 @@ class Claimed:
 
 @dataclass(frozen=True, eq=False)
 class Objects:
-    """Finished boxes. polygons: (N, 4, 2) float64 corners x, y in map coordinates      scores: (N,)      ids: (N,)"""
+    """Finished boxes. polygons: (N, 4, 2) float64 corners x, y in map coordinates      scores: (N,)      ids: (N,)
+
+    centres: (N, 2) x, y in pixels of the scene
+    """
 
     polygons: np.ndarray
+    centres: np.ndarray
     scores: np.ndarray
     ids: np.ndarray
 
@@ -82,29 +86,27 @@ class Cores:
 class VectorMosaic:
     """Removes what several tiles found, across tiles and rows of tiles.
 
-    Give the rows from the top with `add_row`; it returns the objects that no later row can change. Those that reach
-    into the next row of tiles, and those that depend on them, wait, so memory is a strip. The result equals
-    suppression over the whole scene at once, for objects no larger than the overlap; the first larger one is warned
-    about. affine: pixels of the scene to map coordinates      same_iou: of the head
+    Give rows from the top with `add_row`, all that hold a box and the last one; it returns the objects that no later
+    row can change. Those that reach into the next row of tiles, and those that depend on them, wait, so memory is a
+    strip. The result equals suppression over the whole scene at once, for objects no larger than the overlap; the
+    first larger one is warned about. affine: pixels of the scene to map coordinates      same_iou: of the head
     """
 
     def __init__(self, rows: Axis, columns: Axis, affine: Affine, *, same_iou: float) -> None:
         self._rows, self._axes = rows, (columns, rows)
         self._affine, self._same_iou = affine, same_iou
         self._waiting = Claimed.joined([])
-        self._row = 0
         self._warned = False
 
-    def add_row(self, claimed: Claimed) -> Objects:
-        """Take all that the next row of tiles claims; the objects that are certain now, from top to bottom."""
+    def add_row(self, row: int, claimed: Claimed) -> Objects:
+        """Take all that a row of tiles claims; the objects that are certain now, from top to bottom."""
         self._warn_of_large(claimed.chosen(claimed.owned))
         boxes = Claimed.joined([self._waiting, claimed])
         x, y = boxes.boxes[:, 0], boxes.boxes[:, 1]
         boxes = boxes.chosen(np.lexsort((x, y, -boxes.scores, ~boxes.owned)))  # best first, whatever tile it comes from
         pixels = corners(torch.from_numpy(boxes.boxes)).numpy()
-        self._row += 1
-        last = self._row == len(self._rows.starts)
-        reachable = np.zeros(len(pixels), bool) if last else pixels[..., 1].max(axis=1, initial=-np.inf) >= self._rows.starts[self._row]
+        below = self._rows.starts[row + 1] if row + 1 < len(self._rows.starts) else np.inf
+        reachable = pixels[..., 1].max(axis=1, initial=-np.inf) >= below
         polygons = _on_map(self._affine, pixels)
         found = decide(
             torch.from_numpy(polygons), torch.from_numpy(boxes.ids), threshold=self._same_iou, reachable=torch.from_numpy(reachable)
@@ -112,7 +114,7 @@ class VectorMosaic:
         self._waiting = boxes.chosen(found.waiting.numpy())
         kept = np.flatnonzero(found.kept.numpy())
         kept = kept[np.lexsort((boxes.boxes[kept, 0], boxes.boxes[kept, 1]))]
-        return Objects(polygons[kept], boxes.scores[kept], boxes.ids[kept])
+        return Objects(polygons[kept], boxes.boxes[kept, :2], boxes.scores[kept], boxes.ids[kept])
 
     def _warn_of_large(self, claimed: Claimed) -> None:
         if self._warned or not len(claimed.boxes):

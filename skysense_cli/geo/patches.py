@@ -24,7 +24,8 @@ from skysense_cli.geo.opening import open_raster
 from skysense_cli.geo.outlines import straightened
 from skysense_cli.geo.raster import describe, read_window
 
-BLOCK_PX = 1024
+BLOCK_PX = 512
+LOT = 10_000  # patches finished at once
 NO_DATA = -1
 
 
@@ -58,7 +59,9 @@ def patches(path: Path, *, simplify_m: float = 0.0, min_area_m2: float = 0.0) ->
         for top, bottom in pairwise(edges[0]):
             for left, right in pairwise(edges[1]):
                 joins.add(_block(dataset, (top, bottom, left, right), simplify_m / finish.pixel_m))
-            yield finish(joins.closed(last=bottom == info.shape[0]))
+            closed = finish.known(joins.closed(last=bottom == info.shape[0]))
+            for first in range(0, len(closed), LOT):
+                yield finish(closed[first : first + LOT])
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,12 +208,15 @@ class _Finish:
     simplified: bool
     _voids: list[shapely.Point] = field(default_factory=list)  # a place in every closed patch without data
 
-    def __call__(self, closed: list[tuple[list[shapely.Polygon], int]]) -> Patches:
-        """Patches of one lot."""
+    def known(self, closed: list[tuple[list[shapely.Polygon], int]]) -> list[tuple[list[shapely.Polygon], int]]:
+        """Those with data; the others are remembered."""
         self._voids += [parts[0].representative_point() for parts, value in closed if value == NO_DATA]
-        known = [(parts, value) for parts, value in closed if value != NO_DATA]
-        pixels = np.array([self._joined(parts) for parts, _ in known], dtype=object)
-        ids = np.array([value for _, value in known], np.int64)
+        return [(parts, value) for parts, value in closed if value != NO_DATA]
+
+    def __call__(self, closed: list[tuple[list[shapely.Polygon], int]]) -> Patches:
+        """The patches of a lot of (pieces, class); what is without data must be known before."""
+        pixels = np.array([self._joined(parts) for parts, _ in closed], dtype=object)
+        ids = np.array([value for _, value in closed], np.int64)
         polygons = self._on_map(pixels)
         area = areas_m2(polygons, self.crs)
         large = area >= self.min_area_m2

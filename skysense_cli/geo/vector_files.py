@@ -6,7 +6,6 @@ are written in lots of one size. GeoPackage and GeoParquet keep the map's CRS; G
 """
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -32,6 +31,7 @@ SETTINGS = {  # the time of writing is no part of a result; no second file besid
     "OGR_CURRENT_DATE": "2000-01-01T00:00:00.000Z",
     "OGR_SQLITE_JOURNAL": "MEMORY",
 }
+TAGS = "skysense"  # key of the tags in GeoParquet and GeoJSON
 DECIMALS = 7  # of degrees: a centimetre
 PROBLEMS = (
     OSError, pyarrow.ArrowException, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError,
@@ -52,17 +52,18 @@ class VectorStream:
 
     path: ends in .gpkg, .parquet or .geojson      crs: of the polygons, "" if not georeferenced
     columns: name -> numpy dtype, "object" for text; the same of every feature
-    layer: name of the table in a GeoPackage
+    layer: name of the table in a GeoPackage      tags: what `read_tags` finds again
     `count` is the number of features so far, `parts` that of the features cut in two at the antimeridian.
     Raises GridError that names the file.
     """
 
-    def __init__(self, path: Path, crs: str, columns: Mapping[str, str], layer: str) -> None:
+    def __init__(self, path: Path, crs: str, columns: Mapping[str, str], layer: str, tags: Mapping[str, str] | None = None) -> None:
         if path.suffix.lower() not in WRITERS:
             raise GridError(f"{path}: polygons are written as {', '.join(WRITERS)}")
         if path.suffix.lower() == ".geojson" and not crs:
             raise GridError(f"{path}: GeoJSON is in degrees of the globe, and this map has no CRS; give a name that ends in .gpkg")
         self.path, self.crs, self.columns, self.layer = path, crs, dict(columns), layer
+        self.tags = dict(sorted((tags or {}).items()))
         self.count = self.parts = 0
         self._lot: list[tuple[np.ndarray, Values]] = []
         self._stack = ExitStack()
@@ -121,7 +122,7 @@ class _GeoPackage:
             warnings.filterwarnings("ignore", message=".*(file)?name extension|.*file extension|.*'crs' was not provided")
             pyogrio.write_dataframe(
                 frame, self._path, driver="GPKG", layer=self._stream.layer, append=self._begun, geometry_type="Polygon",
-                promote_to_multi=False, identifier=self._stream.layer,
+                promote_to_multi=False, identifier=self._stream.layer, layer_metadata=None if self._begun else self._stream.tags or None,
             )  # fmt: skip
         self._begun = True
 
@@ -157,7 +158,7 @@ class _GeoParquet:
             low, high = np.min(self._bounds, axis=0)[:2], np.max(self._bounds, axis=0)[2:]
             column["bbox"] = [*low.tolist(), *high.tolist()]
         geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-        self._writer.add_key_value_metadata({"geo": json.dumps(geo)})
+        self._writer.add_key_value_metadata({"geo": json.dumps(geo), TAGS: json.dumps(self._stream.tags, ensure_ascii=False)})
         self._writer.close()
 
 
@@ -165,7 +166,8 @@ class _GeoJson:
     def __init__(self, path: Path, stream: VectorStream) -> None:
         self._stream, self._begun = stream, False
         self._file = path.open("w", encoding="utf-8")
-        self._file.write('{"type": "FeatureCollection", "features": [')
+        tags = json.dumps(stream.tags, ensure_ascii=False)
+        self._file.write(f'{{"type": "FeatureCollection", "{TAGS}": {tags}, "features": [')
 
     def write(self, shapes: np.ndarray, values: Values) -> None:
         for number, shape in enumerate(shapes):
@@ -207,6 +209,14 @@ def _settings() -> Iterator[None]:
         pyogrio.set_gdal_config_options(before)
 
 
-def known(path: str | os.PathLike[str]) -> bool:
-    """Whether polygons can be written under this name."""
-    return Path(path).suffix.lower() in WRITERS
+def read_tags(path: Path) -> dict[str, str]:
+    """The tags of a file that `VectorStream` wrote. Raises GridError that names the file when it is none."""
+    try:
+        if path.suffix.lower() == ".gpkg":
+            return dict(pyogrio.read_info(path)["layer_metadata"] or {})
+        if path.suffix.lower() == ".parquet":
+            return dict(json.loads((pyarrow.parquet.read_metadata(path).metadata or {})[TAGS.encode()]))
+        with path.open(encoding="utf-8") as file:
+            return dict(json.loads(file.readline(1 << 20).rstrip() + "]}")[TAGS])
+    except (*PROBLEMS, ValueError, KeyError, TypeError) as error:
+        raise GridError(f"{path}: is no file of polygons that skysense wrote ({str(error)[:100]})") from error

@@ -71,7 +71,7 @@ def run(boxes, shape, size, overlap, affine=NORTH_UP, jitter=None, scores=None, 
             found, which = seen(boxes, top, left, rows.size, columns.size, jitter)
             score = torch.ones(len(found)) if scores is None else scores(len(found))
             claimed.append(cores.claim(row, column, Found(found, score, torch.zeros(len(found), dtype=torch.long))))
-        made = mosaic.add_row(Claimed.joined(claimed))
+        made = mosaic.add_row(row, Claimed.joined(claimed))
         polygons.append(made.polygons)
     return np.concatenate(polygons)
 
@@ -141,7 +141,7 @@ def test_the_result_is_that_of_the_whole_scene_and_little_waits():
     for row, top in enumerate(rows.starts):
         mine = (edges[row] <= boxes[:, 1]) & (boxes[:, 1] < edges[row + 1])
         found = Found(torch.from_numpy(boxes[mine] - [0, top, 0, 0, 0]), torch.from_numpy(scores[mine]), torch.from_numpy(ids[mine]))
-        made = mosaic.add_row(cores.claim(row, 0, found))
+        made = mosaic.add_row(row, cores.claim(row, 0, found))
         polygons.append(made.polygons)
         kept_scores.append(made.scores)
         waiting.append(len(mosaic._waiting.scores))
@@ -161,14 +161,14 @@ def test_the_better_of_two_tiles_stays():
     left = Found(torch.tensor([[border - 0.2, 20.0, 10, 10, 0]]), torch.tensor([0.6]), torch.tensor([1]))
     right = Found(torch.tensor([[border + 0.2 - columns.starts[1], 20.0, 10, 10, 0]]), torch.tensor([0.9]), torch.tensor([1]))
     other = Found(right.boxes, torch.tensor([0.7]), torch.tensor([2]))
-    made = mosaic.add_row(Claimed.joined([cores.claim(0, 0, left), cores.claim(0, 1, right), cores.claim(0, 1, other)]))
+    made = mosaic.add_row(0, Claimed.joined([cores.claim(0, 0, left), cores.claim(0, 1, right), cores.claim(0, 1, other)]))
     assert made.scores.tolist() == pytest.approx([0.9, 0.7]) and made.ids.tolist() == [1, 2]
 
 
 def test_horizontal_boxes_are_taken_as_they_are():
     rows, columns = axes((50, 50), 50, 0.2)
     cores, mosaic = Cores(rows, columns, (50, 50)), VectorMosaic(rows, columns, NORTH_UP, same_iou=0.5)
-    made = mosaic.add_row(cores.claim(0, 0, Found(torch.tensor([[10.0, 20, 14, 30]]), torch.ones(1), torch.zeros(1))))
+    made = mosaic.add_row(0, cores.claim(0, 0, Found(torch.tensor([[10.0, 20, 14, 30]]), torch.ones(1), torch.zeros(1))))
     assert shapely.Polygon(made.polygons[0]).equals(shapely.box(574_780, 5_622_140, 574_820, 5_622_240))
 
 

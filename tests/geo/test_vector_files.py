@@ -17,7 +17,7 @@ from skysense_cli.errors import GridError
 from skysense_cli.geo import vector_files
 from skysense_cli.geo.crs import transformed
 from skysense_cli.geo.outlines import on_globe
-from skysense_cli.geo.vector_files import VectorStream
+from skysense_cli.geo.vector_files import VectorStream, read_tags
 
 UTM = "EPSG:32631"
 COLUMNS = {"class": "object", "score": "float64", "number": "int64"}
@@ -34,8 +34,11 @@ def values(count):
     return {"class": names[np.arange(count) % 3], "score": np.arange(count) / 7, "number": np.arange(count)}
 
 
+TAGS = {"SKYSENSE_BUNDLE": "abc", "place": 'Zürich "x" & <y>'}
+
+
 def write(path, shapes, given, crs=UTM, lots=(None,)):
-    with VectorStream(path, crs, COLUMNS, "objects") as stream:
+    with VectorStream(path, crs, COLUMNS, "objects", TAGS) as stream:
         cuts = [0, *[cut for cut in lots if cut is not None], len(shapes)]
         for start, stop in zip(cuts, cuts[1:]):
             stream.write(shapes[start:stop], {name: column[start:stop] for name, column in given.items()})
@@ -80,6 +83,16 @@ def test_equal_features_are_equal_bytes_however_they_come(tmp_path, end, monkeyp
 
 
 @pytest.mark.parametrize("end", ENDS)
+def test_tags_come_back(tmp_path, end):
+    path = tmp_path / f"made{end}"
+    write(path, squares(2), values(2))
+    assert read_tags(path) == TAGS
+    (tmp_path / f"other{end}").write_bytes(b"{}")
+    with pytest.raises(GridError, match=f"other{end}: is no file of polygons that skysense wrote"):
+        read_tags(tmp_path / f"other{end}")
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_no_feature_is_a_file_with_columns(tmp_path, end):
     path = tmp_path / f"none{end}"
     write(path, squares(0), values(0))
@@ -121,7 +134,7 @@ def test_geojson_is_rfc_7946(tmp_path):
     ring = shapely.Polygon([(0, 0), (0, 900), (900, 900), (900, 0)], [[(300, 300), (600, 300), (600, 600), (300, 600)]])
     write(path, np.array([shapely.affinity.translate(ring, 500_000, 5_000_000)]), values(1))
     plain = json.loads(path.read_text())
-    assert set(plain) == {"type", "features"} and plain["type"] == "FeatureCollection"
+    assert set(plain) == {"type", "features", "skysense"} and plain["type"] == "FeatureCollection"
     feature = plain["features"][0]
     assert feature["properties"] == {"class": "Zürich", "score": 0.0, "number": 0}
     outer, hole = (shapely.LinearRing(points) for points in feature["geometry"]["coordinates"])
