@@ -24,6 +24,7 @@ from skysense_cli.files import TEMPORARY, write_text
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+RASTERS, VECTORS = (".tif", ".tiff"), (".gpkg", ".parquet", ".geojson")  # what `predict` writes, by the output's name
 PACKAGES = (
     "dask", "geopandas", "numpy", "odc-geo", "odc-stac", "opencv-python-headless", "pydantic", "pyproj", "rasterio", "safetensors", "scipy",
     "timm", "torch", "xarray",
@@ -94,8 +95,10 @@ class _Place:
         single = getattr(recipe, "recipe", "") == "predict"
         if not single:
             return cls(output, single, output / "recipe.yaml", output / "environment.json", output / ".lock")
-        if output.suffix.lower() not in (".tif", ".tiff"):
-            raise OutputError(f"output {output}: a map is a GeoTIFF; give a name that ends in .tif")
+        if output.suffix.lower() not in (*RASTERS, *VECTORS):
+            raise OutputError(
+                f"output {output}: a map is a GeoTIFF; give a name that ends in .tif; objects are written as {', '.join(VECTORS)}"
+            )
         recipe_file, environment_file = (output.with_name(output.stem + end) for end in (".recipe.yaml", ".environment.json"))
         return cls(output, single, recipe_file, environment_file, output.with_name(f".{output.name}.lock"))
 
@@ -148,8 +151,9 @@ class _Place:
         from skysense_cli.recipe.schema.maps import What
 
         for kind in ("", *(f"_{what}" for what in get_args(What))):
-            for end in (self.output.suffix, ".png", ".legend.json", ".stac.json"):
+            for end in (self.output.suffix, ".png", ".legend.json", ".stac.json", *VECTORS):
                 yield self.output.with_name(f"{self.output.stem}{kind}{end}")
+        yield self.output.with_name(f"{self.output.stem}_counts.tif")
 
 
 @contextmanager

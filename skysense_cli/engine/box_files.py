@@ -90,7 +90,7 @@ class CellCounts:
 
     def write(self, path: Path, grid: GeoBox, classes: Sequence[str], tags: Mapping[str, str]) -> list[str]:
         """Write a GeoTIFF with a band per class; nodata where nothing was seen and nothing was found. Returns lines for the user."""
-        cells = GeoBox(self.seen.shape, grid.affine @ Affine.scale(self.cell_px), grid.crs)
+        cells = GeoBox(self.seen.shape, grid.affine * Affine.scale(self.cell_px), grid.crs)
         unseen = ~self.seen & (self.counts.sum(axis=0) == 0)
         pixels = np.where(unseen, np.uint32(UNSEEN), self.counts)
         write_geotiff(path, pixels, cells, nodata=UNSEEN, band_names=list(classes), tags=tags, overviews="none")

@@ -12,6 +12,7 @@ import numpy as np
 from skysense_cli import console
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.parts import Parts
+from skysense_cli.engine.patch_files import write_patches
 from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_values
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import Color, ScoreMap, class_colors
@@ -21,6 +22,7 @@ from skysense_cli.errors import GridError
 from skysense_cli.files import write_text
 from skysense_cli.geo.cog import Compression, GeoTiffStream, Look
 from skysense_cli.geo.raster import describe
+from skysense_cli.recipe.schema.maps import PolygonsSection
 
 LABELS = {
     "probability": "probability of the likeliest class",
@@ -34,13 +36,17 @@ OWN_TAGS = ("SKYSENSE_", "SIMULATED")
 
 @dataclass(frozen=True, eq=False)
 class MapFiles:
-    """What is written beside `path` (.tif), which holds the first of `maps`; the others are `<stem>_<what>.tif`."""
+    """What is written beside `path` (.tif), which holds the first of `maps`; the others are `<stem>_<what>.tif`.
+
+    polygons: the class map is written as polygons too, under its own name
+    """
 
     job: SceneJob
     maps: Sequence[ScoreMap]
     path: Path
     tags: Mapping[str, str]
     compress: Compression = "deflate"
+    polygons: PolygonsSection | None = None
 
     def raster(self, kind: ScoreMap) -> Path:
         """The file of one of the maps."""
@@ -50,7 +56,8 @@ class MapFiles:
         """Every file, in the order in which they appear."""
         rasters = [self.raster(kind) for kind in self.maps]
         legends = [self.path.with_suffix(".legend.json")] if any(kind.what == "class" for kind in self.maps) else []
-        return [*rasters, *legends, *(raster.with_suffix(".png") for raster in rasters), self.path.with_suffix(".stac.json")]
+        pictures = [raster.with_suffix(".png") for raster in rasters]
+        return [*rasters, *legends, *pictures, *self._vectors().values(), self.path.with_suffix(".stac.json")]
 
     def differences(self) -> list[str] | None:
         """The tags by which the maps that are there were made from something else; None when files are missing."""
@@ -83,8 +90,27 @@ class MapFiles:
                     stream.write(arrays[what], rows.start, columns.start)
                     looked[what].take(arrays[what], rows.start, columns.start)
         lines = [line for kind in self.maps for line in self._beside(kind, looked[kind.what])]
-        write_item(self.path.with_suffix(".stac.json"), self.job, {kind.what: self.raster(kind) for kind in self.maps}, self.tags)
+        lines += self._polygonise()
+        rasters: dict[str, Path] = {kind.what: self.raster(kind) for kind in self.maps}
+        write_item(self.path.with_suffix(".stac.json"), self.job, rasters, self.tags, self._vectors())
         return lines
+
+    def _vectors(self) -> dict[str, Path]:
+        """What is written of polygons, by name."""
+        if self.polygons is None:
+            return {}
+        classes = next(kind for kind in self.maps if kind.what == "class")
+        return {"polygons": self.raster(classes).with_suffix(f".{self.polygons.format}")}
+
+    def _polygonise(self) -> list[str]:
+        if self.polygons is None:
+            return []
+        path = self._vectors()["polygons"]
+        classes = next(kind for kind in self.maps if kind.what == "class")
+        return write_patches(
+            path, self.raster(classes), classes.classes, {**self.tags, "SKYSENSE_WHAT": "polygons"},
+            simplify_m=self.polygons.simplify_m, min_area_m2=self.polygons.min_area_m2,
+        )  # fmt: skip
 
     def _look(self, kind: ScoreMap) -> Look:
         classes = kind.what == "class"

@@ -1,57 +1,83 @@
-"""`predict` from recipe to files: strips of the map, kept until all are there, then the map with what lies beside it."""
+"""`predict` from recipe to files: finished strips, kept until all are there, then the output with what lies beside it."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
 from skysense_cli import __version__, console
-from skysense_cli.core.batch import Batch
-from skysense_cli.core.heads import Head
 from skysense_cli.data import scene_files
-from skysense_cli.engine import memory
-from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.assemble import LoadedBundle
-from skysense_cli.engine.flips import averaged
-from skysense_cli.engine.map_files import MapFiles
-from skysense_cli.engine.memory import fitted, needs
+from skysense_cli.engine.box_product import BoxProduct
 from skysense_cli.engine.parts import OtherPartsError, Parts
-from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.ranks import POLL_S, Share, World, compute_in_processes, device_of, shares, threads_each
+from skysense_cli.engine.raster_product import RasterProduct
 from skysense_cli.engine.scene_job import SceneJob, open_job
-from skysense_cli.engine.score_map import ScoreMap, pixels_of
 from skysense_cli.engine.tiling import Window
 from skysense_cli.errors import BundleError, RecipeError
 from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
+class Files(Protocol):
+    """The files that an output ends in."""
+
+    def differences(self) -> list[str] | None:
+        """The tags by which the files that are there were made from something else; None when files are missing."""
+        ...
+
+    def write(self, parts: Parts, windows: Sequence[Window]) -> list[str]:
+        """Write all files from the finished strips, each whole or not at all; returns lines for the user."""
+        ...
+
+
+class Product(Protocol):
+    """What is made of a scene: `raster_product.RasterProduct` or `box_product.BoxProduct`."""
+
+    @property
+    def job(self) -> SceneJob:
+        """The scene, cut into strips that fit into the memory."""
+        ...
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, value) lines of the plan."""
+        ...
+
+    def compute(self, parts: Parts, rows: range) -> None:
+        """Compute some rows of tiles; a strip is kept for each of their windows."""
+        ...
+
+    def files(self, path: Path, tags: Mapping[str, str]) -> Files:
+        """What is written at and beside `path`."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """A scene that is ready to be predicted, and the maps that are written of it."""
+    """A scene that is ready to be predicted, and what is made of it."""
 
     recipe: PredictRecipe
-    job: SceneJob
-    maps: tuple[ScoreMap, ...]
+    product: Product
+
+    @property
+    def job(self) -> SceneJob:
+        """The scene and its plan."""
+        return self.product.job
 
     def facts(self) -> list[tuple[str, str]]:
         """(what, value) lines of the plan."""
-        job, pixel_bytes = self.job, _pixel_bytes(self.maps)
-        held = needs(job.plan, job.scene.channels, len(job.bundle.classes), pixel_bytes, steps_abreast(job.bundle.device))
-        kinds = ", ".join(kind.what for kind in self.maps)
-        return [*job.facts(), ("maps", kinds), *memory.lines(job.plan, held, pixel_bytes, self.recipe.tiles.max_memory)]
+        return [*self.job.facts(), *self.product.lines()]
 
     def write(self, path: Path, recipe_digest: str, *, overwrite: bool = False, ranks: int = 1) -> list[str]:
-        """Write the maps, previews, legend and STAC item at and beside `path` (.tif); returns lines for the user.
+        """Write the files at and beside `path`; returns lines for the user.
 
         ranks: processes that compute; under a launcher its others must be in `join`, and this one is its first
         Every file is whole or absent. Strips that an earlier run of the same recipe finished are not made again, and
@@ -117,10 +143,9 @@ class Prediction:
             for _ in console.progress(arrivals(), "strips", len(self.windows()) - before):
                 pass
 
-    def files(self, path: Path, recipe_digest: str) -> MapFiles:
+    def files(self, path: Path, recipe_digest: str) -> Files:
         """What is written at and beside `path`."""
-        tags = {**self.job.tags(recipe_digest), "SKYSENSE_SCENES_SHA256": scene_files.digest(self.job.scene)}
-        return MapFiles(self.job, self.maps, path, tags, self.recipe.write.compress)
+        return self.product.files(path, {**self.job.tags(recipe_digest), "SKYSENSE_SCENES_SHA256": scene_files.digest(self.job.scene)})
 
     def state(self, recipe_digest: str) -> dict[str, Any]:
         """All that the numbers of a strip depend on, as plain JSON."""
@@ -139,43 +164,24 @@ class Prediction:
         return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
 
     def compute(self, parts: Parts, rows: range) -> None:
-        """Predict some rows of tiles; decided and kept behind the model."""
-        with Behind[Finished](lambda strip: parts.put(strip.name, pixels_of(self.maps, strip.scores, strip.valid))) as kept:
-            for strip in self._strips(rows):
-                kept.put(strip)
-
-    def _strips(self, rows: range) -> Iterator[Finished]:
-        job = self.job
-        model, head, device = job.bundle.model, cast(Head, job.bundle.head), job.bundle.device
-
-        def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
-            return head.predict(head(model(batch.to(device))), size)
-
-        scores = averaged(forward) if self.recipe.tiles.flips else forward
-        return predict_scene(scores, job.to_batch, job.scene, job.plan, len(job.bundle.classes), rows, abreast=steps_abreast(device))
+        """Compute some rows of tiles and keep their strips."""
+        self.product.compute(parts, rows)
 
 
 def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
     """The scene of a recipe, ready to be predicted, and what is written of it.
 
-    Raises BundleError for a bundle whose head draws no map, RecipeError and GridError when the scene does not fit.
+    Raises BundleError for a bundle whose head is not made for scenes, RecipeError and GridError when the scene does not fit.
     """
     if bundle.head is None or bundle.without_task:
         raise BundleError(f"{bundle.path} {bundle.without_task}; fine-tune it first, or use map-prototypes")
-    if bundle.head.output != "raster":
-        raise BundleError(f"{bundle.path}: its head gives a {bundle.head.output}, only raster heads draw maps")
+    if bundle.head.output == "table":
+        raise BundleError(f"{bundle.path}: its head gives a table, only heads that draw maps or find objects predict scenes")
     anchor = bundle.spec.model.anchor
     if anchor not in recipe.scene:
         raise RecipeError(f"predict: scene lacks {anchor!r}, the modality whose features the head of {bundle.path} reads")
     job = open_job(recipe, bundle, recipe.write.gsd)
-    maps = tuple(ScoreMap(what, bundle.classes, recipe.write.dtype) for what in recipe.write.kinds)
-    channels, abreast = job.scene.channels, steps_abreast(bundle.device)
-    plan = fitted(job.plan, recipe.tiles.max_bytes, channels, len(bundle.classes), _pixel_bytes(maps), abreast)
-    return Prediction(recipe, replace(job, plan=plan), maps)
-
-
-def _pixel_bytes(maps: Sequence[ScoreMap]) -> int:
-    return sum(len(kind.bands) * kind.itemsize for kind in maps)
+    return Prediction(recipe, BoxProduct.of(recipe, job) if bundle.head.output == "vector" else RasterProduct.of(recipe, job))
 
 
 def runs(rows: Iterable[int]) -> list[range]:

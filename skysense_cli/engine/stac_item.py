@@ -16,6 +16,9 @@ from skysense_cli.geo.outlines import outline
 from skysense_cli.geo.raster import describe
 
 VERSION = "1.0.0"
+VECTOR_TYPES = {
+    ".gpkg": "application/geopackage+sqlite3", ".parquet": "application/vnd.apache.parquet", ".geojson": "application/geo+json",
+}  # fmt: skip
 EXTENSIONS = {
     "proj": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "raster": "https://stac-extensions.github.io/raster/v1.1.0/schema.json",
@@ -25,16 +28,18 @@ EXTENSIONS = {
 }
 
 
-def write_item(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mapping[str, str]) -> None:
-    """Write the item of `rasters` (kind of map -> file), which must be there; equal files make equal items.
+def write_item(
+    path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mapping[str, str], vectors: Mapping[str, Path] | None = None
+) -> None:
+    """Write the item of `rasters` and `vectors` (kind -> file), which must be there; equal files make equal items.
 
     An item needs a time: that of the scenes, from the first to the last date; undated ones count as the time before all
     others. A map without a place on the ground has no geometry.
     """
-    write_text(path, json.dumps(item_of(path, job, rasters, tags), indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(item_of(path, job, rasters, tags, vectors or {}), indent=1, ensure_ascii=False) + "\n")
 
 
-def item_of(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mapping[str, str]) -> dict[str, Any]:
+def item_of(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mapping[str, str], vectors: Mapping[str, Path]) -> dict[str, Any]:
     """The item as plain JSON."""
     grid = job.grid
     geometry = outline(bounds_of(grid), crs_text(grid.crs)) if grid.crs else None
@@ -50,7 +55,9 @@ def item_of(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mappin
         "geometry": None if geometry is None else json.loads(json.dumps(mapping(geometry))),
         "properties": {**_times(job), **place, "processing:software": {"skysense": tags["SKYSENSE_VERSION"]}, **_facts(tags)},
         "links": [],
-        "assets": {what: _asset(raster, what) for what, raster in rasters.items()} | _pictures(rasters),
+        "assets": {what: _asset(raster, what) for what, raster in rasters.items()}
+        | {what: _vector_asset(file, what) for what, file in vectors.items()}
+        | _pictures(rasters),
     }
     if geometry is not None:
         found["bbox"] = list(geometry.bounds)
@@ -86,8 +93,7 @@ def _asset(raster: Path, what: str) -> dict[str, Any]:
         "type": "image/tiff; application=geotiff; profile=cloud-optimized",
         "title": what,
         "roles": ["data"],
-        "file:size": raster.stat().st_size,
-        "file:checksum": f"1220{sha256(raster)}",  # multihash: 12 sha2-256, 20 bytes 32
+        **_file(raster),
         "raster:bands": bands,
     }
     if names := class_names(info.tags):
@@ -95,6 +101,16 @@ def _asset(raster: Path, what: str) -> dict[str, Any]:
     return asset
 
 
+def _vector_asset(path: Path, what: str) -> dict[str, Any]:
+    return {"href": f"./{path.name}", "type": VECTOR_TYPES[path.suffix.lower()], "title": what, "roles": ["data"], **_file(path)}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    return {"file:size": path.stat().st_size, "file:checksum": f"1220{sha256(path)}"}  # multihash: 12 sha2-256, 20 bytes 32
+
+
 def _pictures(rasters: Mapping[str, Path]) -> dict[str, Any]:
-    first = next(iter(rasters.values()))
+    first = next(iter(rasters.values()), None)
+    if first is None or not first.with_suffix(".png").exists():
+        return {}
     return {"preview": {"href": f"./{first.with_suffix('.png').name}", "type": "image/png", "roles": ["overview"]}}

@@ -37,6 +37,6 @@ def sides_m(corners: np.ndarray, crs: str) -> np.ndarray:
 def pixel_m(grid: GeoBox) -> float:
     """Side in metres of a square as large as the grid's middle pixel; in units when the grid has no CRS."""
     row, column = grid.shape[0] // 2, grid.shape[1] // 2
-    corners = [grid.affine @ (column + x, row + y) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    corners = [grid.affine * (column + x, row + y) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
     crs = crs_text(grid.crs.to_wkt()) if grid.crs else ""
     return math.sqrt(areas_m2(np.array([shapely.Polygon(corners)], dtype=object), crs)[0])

@@ -365,7 +365,10 @@ def test_a_scene_must_match_what_the_bundle_was_trained_on(home):
         predict(write_recipe(home, f"{{s2: ['{scene}']}}", tiles="{size_m: 30}"))
 
 
-@pytest.mark.parametrize(("head", "message"), [(None, "has no head"), ("linear", "its head gives a table, only raster heads draw maps")])
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(None, "has no head"), ("linear", "its head gives a table, only heads that draw maps or find objects predict scenes")],
+)
 def test_a_bundle_that_draws_no_map_is_refused(tmp_path, head, message):
     write_bundle(tmp_path / "bundle", head=head)
     scene = write_scene(tmp_path / "20210401.tif", 16, 16)

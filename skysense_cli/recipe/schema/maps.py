@@ -13,6 +13,7 @@ from skysense_cli.recipe.schema.section import (
     Name,
     Period,
     Section,
+    Share,
     misplaced,
     require_known,
     require_reference,
@@ -59,6 +60,22 @@ class PredictTilesSection(TilesSection):
 What = Literal["class", "probability", "confidence", "entropy", "margin", "value"]
 
 
+class PolygonsSection(Section):
+    """The class map as polygons, `<stem>.<format>`. `simplify_m`: outlines leave the pixels by about so much, without gaps
+    between neighbours; 0 keeps pixel corners. `min_area_m2`: smaller patches are left out, those within one other are added to it."""
+
+    format: Literal["gpkg", "parquet", "geojson"] = "gpkg"
+    simplify_m: Annotated[float, Field(ge=0)] = 0
+    min_area_m2: Annotated[float, Field(ge=0)] = 0
+
+
+class BoxesSection(Section):
+    """Of heads that find objects. `counts_m`: also `<stem>_counts.tif`, how many of each class lie in each cell of so many metres."""
+
+    min_score: Share = 0.0
+    counts_m: PositiveFloat | None = None
+
+
 class WriteSection(Section):
     """`what`: one kind of map, or a list of kinds from one pass: the first is `output`, the others `<stem>_<kind>.tif`.
     `gsd`: pixel size of the map in metres (null: the anchor's). `dtype`: of probabilities; uint8 holds 0-200."""
@@ -67,6 +84,8 @@ class WriteSection(Section):
     gsd: PositiveFloat | None = None
     dtype: Literal["uint8", "float32"] = "uint8"
     compress: Literal["deflate", "zstd", "lzw"] = "deflate"
+    polygons: PolygonsSection | None = None
+    boxes: BoxesSection | None = None
 
     @property
     def kinds(self) -> tuple[What, ...]:
@@ -74,10 +93,12 @@ class WriteSection(Section):
         return self.what if isinstance(self.what, tuple) else (self.what,)
 
     @model_validator(mode="after")
-    def _once(self) -> "WriteSection":
+    def _whole(self) -> "WriteSection":
         twice = [kind for kind in self.kinds if self.kinds.count(kind) > 1]
         if twice:
             raise misplaced(("what",), f"names {twice[0]} twice")
+        if self.polygons is not None and "class" not in self.kinds:
+            raise misplaced(("polygons",), "are made of the class map, which `what` does not name")
         return self
 
 

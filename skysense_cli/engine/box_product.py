@@ -1,0 +1,171 @@
+"""The objects that a vector head finds: what is computed of a scene, and the files it ends in."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from skysense_cli import console
+from skysense_cli.core.batch import Batch
+from skysense_cli.core.heads import Found, Head
+from skysense_cli.engine import memory
+from skysense_cli.engine.box_files import CellCounts, seen_cells, write_objects
+from skysense_cli.engine.memory import fitted, needs
+from skysense_cli.engine.parts import Parts
+from skysense_cli.engine.predict import TileDone, compute, steps_abreast
+from skysense_cli.engine.scene_job import SceneJob
+from skysense_cli.engine.stac_item import write_item
+from skysense_cli.engine.tiling import Window
+from skysense_cli.engine.vector_mosaic import Claimed, Cores, Objects, VectorMosaic
+from skysense_cli.errors import GridError, RecipeError
+from skysense_cli.geo.raster import describe
+from skysense_cli.geo.vector_files import WRITERS, read_tags
+from skysense_cli.recipe.schema.maps import BoxesSection, PredictRecipe
+
+
+@dataclass(frozen=True, eq=False)
+class BoxProduct:
+    """The objects of a scene. job: with strips that fit into the recipe's memory"""
+
+    recipe: PredictRecipe
+    job: SceneJob
+    options: BoxesSection
+
+    @classmethod
+    def of(cls, recipe: PredictRecipe, job: SceneJob) -> BoxProduct:
+        """What the recipe asks for. Raises RecipeError for what only maps have, GridError when the memory is too small."""
+        if recipe.output.suffix.lower() not in WRITERS:
+            raise RecipeError(f"predict: output {recipe.output}: this bundle finds objects; give a name that ends in {', '.join(WRITERS)}")
+        if recipe.output.suffix.lower() == ".geojson" and not job.grid.crs:
+            raise RecipeError(f"predict: output {recipe.output}: GeoJSON is in degrees of the globe, and the scene has no CRS; write .gpkg")
+        if recipe.write.polygons is not None:
+            raise RecipeError("predict: write.polygons is for class maps, this bundle finds objects")
+        if recipe.tiles.flips:
+            raise RecipeError("predict: tiles.flips is for maps, this bundle finds objects; leave it out")
+        options = recipe.write.boxes or BoxesSection()
+        if options.counts_m is not None:
+            CellCounts.over(job.plan.shape, len(job.bundle.classes), options.counts_m, job.gsd_m)  # refused now, not at the end
+        plan = fitted(job.plan, recipe.tiles.max_bytes, job.scene.channels, 0, 0, steps_abreast(job.bundle.device))
+        return cls(recipe, replace(job, plan=plan), options)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, value) lines of the plan."""
+        job = self.job
+        pixel, plan = abs(job.grid.affine.a), job.plan
+        shared = [axis.scaled(plan.unit_px) for axis in (plan.columns, plan.rows)]
+        overlaps = [min(axis.before(tile) for tile in range(1, len(axis.starts))) for axis in shared if len(axis.starts) > 1]
+        whole = f"up to {min(overlaps)} px ({min(overlaps) * pixel:g} in map units), the overlap of tiles" if overlaps else "of any size"
+        held = needs(plan, job.scene.channels, 0, 0, steps_abreast(job.bundle.device))
+        return [("objects found whole", whole), memory.lines(plan, held, 0, self.recipe.tiles.max_memory)[0]]
+
+    def files(self, path: Path, tags: Mapping[str, str]) -> BoxFiles:
+        """What is written at and beside `path`."""
+        return BoxFiles(self.job, path, {**tags, "SKYSENSE_WHAT": "objects"}, self.options.counts_m)
+
+    def compute(self, parts: Parts, rows: range) -> None:
+        """Find what is on some rows of tiles; kept window by window."""
+        for name, arrays in console.progress(self._strips(rows), "strips", len(list(self.job.plan.windows(rows)))):
+            parts.put(name, arrays)
+
+    def _strips(self, rows: range) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        job, plan = self.job, self.job.plan
+        cores = Cores(plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px), plan.shape)
+        claimed: list[Claimed] = []
+        for event in compute(self._forward, job.to_batch, job.scene, plan, rows, abreast=steps_abreast(job.bundle.device)):
+            if event.window.row not in rows:
+                continue
+            if isinstance(event, TileDone):
+                if event.result is not None:
+                    claimed.append(self._wanted(cores.claim(event.window.row, event.column, event.result)))
+                continue
+            yield event.window.name, self._arrays(Claimed.joined(claimed), event.window, event.valid)
+            claimed = []
+
+    def _forward(self, batch: Batch, size: tuple[int, int]) -> list[Found]:
+        bundle = self.job.bundle
+        head = cast(Head, bundle.head)
+        return head.boxes(head(bundle.model(batch.to(bundle.device))), size)
+
+    def _wanted(self, claimed: Claimed) -> Claimed:
+        """Those that score enough and lie in the area that is asked for."""
+        claimed = claimed.chosen(claimed.scores >= self.options.min_score)
+        if self.job.plan.area is None or not len(claimed.scores):
+            return claimed
+        x, y = np.floor(claimed.boxes[:, :2]).astype(int).clip(0, [side - 1 for side in self.job.plan.shape[::-1]]).T
+        inside = self.job.plan.area.inside(slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1))
+        return claimed.chosen(inside[y - y.min(), x - x.min()])
+
+    def _arrays(self, claimed: Claimed, window: Window, valid: np.ndarray) -> dict[str, np.ndarray]:
+        arrays = {name: getattr(claimed, name) for name in ("boxes", "scores", "ids", "owned")}
+        if self.options.counts_m is not None:
+            down, across = self.job.plan.pixels(window)
+            arrays["seen"] = seen_cells(valid, down.start, across.start, max(round(self.options.counts_m / self.job.gsd_m), 1))
+        return arrays
+
+
+@dataclass(frozen=True, eq=False)
+class BoxFiles:
+    """The file of objects at `path`; beside it `<stem>_counts.tif`, if asked for, and the STAC item."""
+
+    job: SceneJob
+    path: Path
+    tags: Mapping[str, str]
+    counts_m: float | None
+
+    @property
+    def counts(self) -> Path:
+        """The raster of counts."""
+        return self.path.with_name(f"{self.path.stem}_counts.tif")
+
+    def all(self) -> list[Path]:
+        """Every file, in the order in which they appear."""
+        return [self.path, *([self.counts] if self.counts_m is not None else []), self.path.with_suffix(".stac.json")]
+
+    def differences(self) -> list[str] | None:
+        """The tags by which the files that are there were made from something else; None when files are missing."""
+        found = []
+        try:
+            written = [read_tags(self.path)] + ([describe(self.counts).tags] if self.counts_m is not None else [])
+        except GridError:
+            return None
+        for tags in written:
+            found += [name for name, value in self.tags.items() if tags.get(name) != value and name not in found]
+        return sorted(found) if found or all(path.exists() for path in self.all()) else None
+
+    def write(self, parts: Parts, windows: Sequence[Window]) -> list[str]:
+        """Write all files from the finished strips, each whole or not at all; returns lines for the user."""
+        job, classes = self.job, self.job.bundle.classes
+        counts = CellCounts.over(job.plan.shape, len(classes), self.counts_m, job.gsd_m) if self.counts_m is not None else None
+        lines = write_objects(self.path, job.grid, classes, self._objects(parts, windows, counts), self.tags)
+        if counts is not None:
+            lines += counts.write(self.counts, job.grid, classes, self.tags)
+        write_item(self.path.with_suffix(".stac.json"), job, {"counts": self.counts} if counts else {}, self.tags, {"objects": self.path})
+        return lines
+
+    def _objects(self, parts: Parts, windows: Sequence[Window], counts: CellCounts | None) -> Iterator[Objects]:
+        plan, head = self.job.plan, cast(Head, self.job.bundle.head)
+        rows, columns = plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px)
+        mosaic = VectorMosaic(rows, columns, self.job.grid.affine, same_iou=head.same_iou)
+        strips = zip(windows, parts.take(window.name for window in windows), strict=True)
+        last = len(rows.starts) - 1
+        for row, claimed in itertools.chain(_by_row(strips, counts), [(last, Claimed.joined([]))]):
+            objects = mosaic.add_row(row, claimed)
+            if counts is not None:
+                counts.add(objects)
+            yield objects
+
+
+def _by_row(strips: Iterable[tuple[Window, tuple[str, dict[str, np.ndarray]]]], counts: CellCounts | None) -> Iterator[tuple[int, Claimed]]:
+    """(row of tiles, what it claims)."""
+    for row, group in itertools.groupby(strips, key=lambda strip: strip[0].row):
+        claimed = []
+        for _, (_, arrays) in group:
+            if counts is not None:
+                counts.seen[tuple(arrays.pop("seen").T)] = True
+            claimed.append(Claimed(**arrays))
+        yield row, Claimed.joined(claimed)
