@@ -82,9 +82,12 @@ class _Block:
 
 
 def _block(dataset: DatasetReader, place: tuple[int, int, int, int], tolerance_px: float) -> _Block:
-    top, _, left, right = place
+    top, bottom, left, right = place
     around = _read(dataset, place)  # one pixel more on every side
     inside = around[1:-1, 1:-1]
+    if (around == inside[0, 0]).all():  # most blocks of a large map that holds little
+        return _Block((left, right), np.array([shapely.box(left, top, right, bottom)], dtype=object), inside[0, :1].astype(np.int64),
+                      *(np.zeros(side, int) for side in (right - left, right - left, bottom - top, bottom - top)))  # fmt: skip
     found = [
         (shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]), int(value))
         for shape, value in rasterio.features.shapes(inside, connectivity=4, transform=Affine.translation(left, top))

@@ -47,7 +47,7 @@ def little(place):
     """As much memory as strips in three pieces need."""
     prediction = opened(place)
     plan, channels = prediction.job.plan.in_blocks(3), prediction.job.scene.channels
-    pixel_bytes = sum(len(kind.bands) * kind.itemsize for kind in prediction.maps)
+    pixel_bytes = sum(len(kind.bands) * kind.itemsize for kind in prediction.product.maps)
     return f"{needs(plan, channels, 3, pixel_bytes, steps_abreast('cpu')).total / 1000 + 0.001:.3f}KB"
 
 
@@ -261,7 +261,7 @@ def test_threads_of_the_model_change_no_bit_and_are_given_back(place, tmp_path):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(np.concatenate([strip.scores.reshape(3, -1) for strip in prediction._strips(range(2, 6))], axis=1))
+            found.append(np.concatenate([strip.scores.reshape(3, -1) for strip in prediction.product._strips(range(2, 6))], axis=1))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

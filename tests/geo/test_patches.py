@@ -58,6 +58,7 @@ def corners_of(polygons, ids):
 @pytest.mark.parametrize("softness", [0.0, 0.7, 2.0])
 def test_blocks_give_what_the_whole_raster_gives(tmp_path, monkeypatch, block, softness):
     monkeypatch.setattr(module, "BLOCK_PX", block)
+    monkeypatch.setattr(module, "LOT", 7)
     for seed in range(2):
         ids = random_map(seed, (61, 75), softness=softness)
         pixels, classes, area = made(write(tmp_path / "map.tif", ids))

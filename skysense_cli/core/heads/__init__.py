@@ -6,6 +6,8 @@ To add one, write `core/heads/<kind>.py`:
         output = "raster"
         def __init__(self, spec: FeatureSpec, classes: int, /, *, width: int = 256) -> None: ...
     build = MyHead
+
+A raster or table head fills `predict`, a vector head (one that finds objects) `boxes`.
 """
 
 from dataclasses import dataclass
