@@ -1,19 +1,21 @@
-"""A function mapped over items, here, by processes of this machine or by Dask: what was done and what failed, as it gets done.
+"""A function mapped over items, here or by Dask: what was done and what failed, as it gets done.
 
 Items are taken one by one as workers get free, so a million of them never become a million tasks at once.
 """
 
+import asyncio
 import contextlib
 import itertools
+import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from skysense_cli import console
-from skysense_cli.data.workers import Died, Workers
 from skysense_cli.errors import DataError, SkySenseError, SourceError
 
+STOP_S = 0.5  # that a worker process has to end by itself
 AHEAD = 3  # tasks that the scheduler knows for each thread of its workers: one runs, the others wait for it
 
 Given = TypeVar("Given")
@@ -24,40 +26,31 @@ def run(function: Callable[[Given], Result], items: Iterable[Given], *, name: Ca
         address: str | None = None) -> Iterator[tuple[Given, Result | SkySenseError]]:  # fmt: skip
     """(item, `function` of it) as they get done; an item that fails with a SkySenseError gives the error, reported by its name.
 
-    total: number of items      workers: processes on this machine; 1 runs here
+    total: number of items      workers: processes on this machine; 1 runs here, without Dask
     address: of a running Dask scheduler instead, e.g. tcp://host:8786
     An item whose worker dies is tried by others and then fails too. Raises SourceError when the scheduler does not
     answer, is lost or has unfit workers. Any other exception is a bug and ends the run.
     """
-    with _mapped(_Guarded(function), items, name, min(workers, total), address) as results:
-        for item, result in console.progress(results, "blocks", total=total):
-            if isinstance(result, SkySenseError):
-                console.warn(f"{name(item)}: {result}")
-            yield item, result
+    for item, result in console.progress(_results(function, items, name, min(workers, total), address), "blocks", total=total):
+        if isinstance(result, SkySenseError):
+            console.warn(f"{name(item)}: {result}")
+        yield item, result
 
 
-@contextlib.contextmanager
-def _mapped(task: Callable[[Any], Any], items: Iterable[Any], name: Callable[[Any], str], workers: int,
-            address: str | None) -> Iterator[Iterator[tuple[Any, Any]]]:  # fmt: skip
-    """(item, result) as they get done. Workers are there before anything is shown: a progress bar has a thread, which a fork lacks."""
-    if address is not None:
-        yield _elsewhere(task, iter(items), name, address)
-    elif workers <= 1:
-        yield ((item, task(item)) for item in items)
-    else:
-        with Workers(task, workers) as pool:
-            yield ((item, _failed(result) if isinstance(result, Died) else result) for item, result in pool.map(iter(items)))
-
-
-def _failed(error: Exception) -> DataError:
-    return DataError(f"{error}; do they have memory enough?")
-
-
-def _elsewhere(task: Callable[[Any], Any], items: Iterator[Any], name: Callable[[Any], str], address: str) -> Iterator[tuple[Any, Any]]:
-    first = next(items, None)
-    if first is not None:
-        with contextlib.closing(_connected(address)) as client:
-            yield from _in_window(client, _Elsewhere(task, Path.cwd()), itertools.chain([first], items), name)
+def _results(function: Callable[[Given], Result], items: Iterable[Given], name: Callable[[Given], str], workers: int,
+             address: str | None) -> Iterator[tuple[Given, Result | SkySenseError]]:  # fmt: skip
+    guarded = _Guarded(function)
+    if address is None and workers <= 1:
+        for item in items:
+            yield item, guarded(item)
+        return
+    ahead = iter(items)
+    first = next(ahead, None)
+    if first is None:
+        return
+    with _client(workers, address) as client:
+        task = _Elsewhere(guarded, Path.cwd()) if address is not None else guarded
+        yield from _in_window(client, task, itertools.chain([first], ahead), name)
 
 
 def _in_window(client: Any, task: Callable[[Any], Any], items: Iterator[Any], name: Callable[[Any], str]) -> Iterator[tuple[Any, Any]]:
@@ -82,13 +75,34 @@ def _in_window(client: Any, task: Callable[[Any], Any], items: Iterator[Any], na
         try:
             result = future.result()
         except KilledWorker as error:
-            result = _failed(Died(f"{error.allowed_failures + 1} workers died over it"))
+            result = DataError(f"{error.allowed_failures + 1} workers died over it; do they have memory enough?")
         except CancelledError as error:
             raise SourceError(f"the Dask scheduler was lost or gave up {name(item)}; the same command goes on from here") from error
         except ImportError as error:
             raise SourceError(f"a Dask worker cannot run this ({error}); install the same skysense-cli on every worker") from error
         fill()
         yield item, result
+
+
+@contextlib.contextmanager
+def _client(workers: int, address: str | None) -> Iterator[Any]:
+    """A client of the scheduler at `address`, or of own worker processes that listen on this machine only."""
+    from distributed import Client, LocalCluster
+
+    if address is not None:
+        with contextlib.closing(_connected(address)) as client:
+            yield client
+        return
+    cluster = LocalCluster(
+        n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, memory_limit=0,
+        silence_logs=logging.CRITICAL,
+    )  # fmt: skip
+    with cluster, Client(cluster) as client:
+        try:
+            yield client
+        except BaseException:  # an interrupt too: a worker in the middle of a block would hold the exit up for seconds
+            cluster.sync(_stop, list(cluster.workers.values()))
+            raise
 
 
 def _connected(address: str) -> Any:
@@ -102,6 +116,11 @@ def _connected(address: str) -> Any:
     if not client.nthreads():
         console.warn(f"--cluster {address}: has no workers yet; waiting for the first")
     return client
+
+
+async def _stop(nannies: Sequence[Any]) -> None:
+    """End the worker processes now; what they have not finished is left to the next run."""
+    await asyncio.gather(*(nanny.close(timeout=STOP_S) for nanny in nannies))
 
 
 class _Guarded:
