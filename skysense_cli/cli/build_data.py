@@ -1,11 +1,10 @@
 """`skysense build-data`: samples from archives of scenes."""
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from skysense_cli import console
 from skysense_cli.cli.options import (
+    ClusterOption,
     DebugOption,
     DeviceOption,
     DryRunOption,
@@ -14,19 +13,12 @@ from skysense_cli.cli.options import (
     OverwriteOption,
     RecipeArgument,
     SetOption,
+    check_cluster,
     load,
 )
-from skysense_cli.errors import RecipeError
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema.build import BuildDataRecipe
-
-
-SCHEMES = ("tcp://", "tls://")
-ClusterOption = Annotated[
-    str | None,
-    typer.Option(metavar="ADDRESS", help="Build on a running Dask scheduler, e.g. tcp://host:8786, instead of workers of this machine."),
-]
 
 
 def run(recipe: "BuildDataRecipe", options: Options, cluster: str | None = None) -> None:
@@ -58,8 +50,7 @@ def build_data(
     debug: DebugOption = False,
 ) -> None:
     """Turn scenes of one or several sensors into samples."""
-    if cluster is not None and not cluster.startswith(SCHEMES):
-        raise RecipeError(f"--cluster {cluster}: is no address of a Dask scheduler, expected e.g. tcp://host:8786")
+    check_cluster(cluster)
     # no model runs here; scripts give all commands the same options, a device too
     options = Options(tuple(set_ or ()), out, dry_run, overwrite, device, debug)
     run(load(recipe, "build-data", options), options, cluster)

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from skysense_cli.errors import SkySenseError
+from skysense_cli.errors import RecipeError, SkySenseError
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Options:
     """The options of a recipe command, as given.
 
     sets: `key.path=value` texts      out: takes the place of the recipe's `output`      ranks: processes of `predict`
+    flags: (option, key, value) of a command's own options that stand for a key of the recipe
     """
 
     sets: tuple[str, ...] = ()
@@ -44,6 +45,7 @@ class Options:
     device: str = "auto"
     debug: bool = False
     ranks: int = 1
+    flags: tuple[tuple[str, str, Any], ...] = ()
 
 
 class DeviceError(SkySenseError):
@@ -58,6 +60,10 @@ OutOption = Annotated[Path | None, typer.Option("--out", metavar="PATH", help="W
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and stop.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Empty an output of another recipe first.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where the model runs.")]
+ClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="ADDRESS", help="Run on a Dask scheduler, e.g. tcp://host:8786, instead of workers of this machine."),
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show a traceback for every error.")]
 
 
@@ -71,7 +77,7 @@ def load(recipe: str | Path, kind: Kind, options: Options) -> Any:
     """
     from skysense_cli.recipe.load import load_recipe
 
-    return load_recipe(recipe, kind, options.sets, output=options.out, inputs=True)
+    return load_recipe(recipe, kind, options.sets, flags=options.flags, output=options.out, inputs=True)
 
 
 def recipe_command(kind: Kind, run: Callable[[Any, Options], Any], purpose: str) -> Callable[..., None]:
@@ -91,6 +97,12 @@ def recipe_command(kind: Kind, run: Callable[[Any, Options], Any], purpose: str)
 
     command.__doc__ = purpose
     return command
+
+
+def check_cluster(address: str | None) -> None:
+    """Raise RecipeError for what is no address of a Dask scheduler."""
+    if address is not None and not address.startswith(("tcp://", "tls://")):
+        raise RecipeError(f"--cluster {address}: is no address of a Dask scheduler, expected e.g. tcp://host:8786")
 
 
 def choose_device(name: str) -> str:

@@ -15,6 +15,7 @@ from skysense_cli.data import radiometry
 from skysense_cli.data.clouds import CloudMask
 from skysense_cli.data.sar.scene import read_power
 from skysense_cli.data.sources import Asset, Item
+from skysense_cli.data.stored import read_stored
 from skysense_cli.errors import DataError
 from skysense_cli.geo import raster
 from skysense_cli.geo.axes import aligned
@@ -82,15 +83,22 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
     if missing:
         raise DataError(f"{item.id}: has no band {missing[0]} (found: {', '.join(item.assets)})")
     moved = any(shift_m)
+    if item.assets[bands[0]].sample is not None:  # judged and masked when the sample was built
+        stored, valid = read_stored([item.assets[band] for band in bands], sensor, grid, shift_m)
+        return Acquisition(stored.pixels, _eroded(valid) if moved else valid, stored.data, {**item.meta, "units": item.units})
     stored = (_radar if sensor.kind == "sar" else _counts)(item, sensor, grid, bands, shift_m, judge)
     plain = stored.facts.get("offset_contradicted", False)
     extra = {name: _extra(item.assets[name], grid, shift_m, plain) for name in cloud_mask.extra_bands}
     valid = stored.good & cloud_mask.valid(stored.pixels, extra, _pixel_m(grid))
     if moved:
-        valid = ndimage.binary_erosion(valid, np.ones((3, 3), bool), border_value=1)
+        valid = _eroded(valid)
     given = item.assets[bands[0]].nodata  # otherwise as the file declares, or by the rule of its kind
     facts = {"units": item.units} | ({"nodata": given} if given is not None and np.isfinite(given) else {})
     return Acquisition(stored.pixels, valid, stored.data, {**item.meta, **facts, **stored.facts})
+
+
+def _eroded(valid: np.ndarray) -> np.ndarray:
+    return np.asarray(ndimage.binary_erosion(valid, np.ones((3, 3), bool), border_value=1))
 
 
 def _counts(item: Item, sensor: Sensor, grid: GeoBox, bands: Sequence[str], shift_m: tuple[float, float],

@@ -22,9 +22,10 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.data.feed import Feed
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.sources import Item
+from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, lonlat, make_grid, utm_epsg
-from skysense_cli.geo.raster import RasterInfo, describe
+from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.recipe.schema.build import DatesSection
 from skysense_cli.recipe.schema.section import CoregisterSection
 
@@ -169,9 +170,9 @@ def _items(name: str, entry: Any, wanted: Input, period: tuple[np.datetime64, np
 
 def _headers(items: Sequence[Item], wanted: Input) -> list[RasterInfo]:
     """One header per item, of the band with the smallest pixels of the first item."""
-    paths = {band: items[0].assets[band].path for band in wanted.bands}
-    sharpest = min({path: band for band, path in paths.items()}.values(), key=lambda band: _pixel(describe(paths[band])))
-    return [describe(item.assets[sharpest].path) for item in items]
+    assets = {items[0].assets[band].path: band for band in wanted.bands}
+    sharpest = min(assets.values(), key=lambda band: _pixel(describe_asset(items[0].assets[band])))
+    return [describe_asset(item.assets[sharpest]) for item in items]
 
 
 def _pixel(info: RasterInfo) -> float:

@@ -23,15 +23,15 @@ Result = TypeVar("Result")
 
 
 def run(function: Callable[[Given], Result], items: Iterable[Given], *, name: Callable[[Given], str], total: int, workers: int = 1,
-        address: str | None = None) -> Iterator[tuple[Given, Result | SkySenseError]]:  # fmt: skip
+        address: str | None = None, what: str = "blocks") -> Iterator[tuple[Given, Result | SkySenseError]]:  # fmt: skip
     """(item, `function` of it) as they get done; an item that fails with a SkySenseError gives the error, reported by its name.
 
-    total: number of items      workers: processes on this machine; 1 runs here, without Dask
+    total: number of items      workers: processes on this machine; 1 runs here, without Dask      what: the items are called
     address: of a running Dask scheduler instead, e.g. tcp://host:8786
     An item whose worker dies is tried by others and then fails too. Raises SourceError when the scheduler does not
     answer, is lost or has unfit workers. Any other exception is a bug and ends the run.
     """
-    for item, result in console.progress(_results(function, items, name, min(workers, total), address), "blocks", total=total):
+    for item, result in console.progress(_results(function, items, name, min(workers, total), address), what, total=total):
         if isinstance(result, SkySenseError):
             console.warn(f"{name(item)}: {result}")
         yield item, result

@@ -14,11 +14,14 @@ from skysense_cli.core.batch import Batch
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample
 from skysense_cli.data.scenes import SceneOptions, SceneStack, open_scene
+from skysense_cli.data.sources import Item
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
 from skysense_cli.engine.tiling import Plan, make_plan, size_in_units
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.recipe.schema.maps import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
+
+SHOWN_ITEMS = 3  # in the plan
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class SceneJob:
         pixel = abs(self.grid.affine.a)
         taken = "" if abs(pixel / self.gsd_m - 1) < 1e-6 else f" taken as {self.gsd_m:g} m"
         lines = [("map", f"{height} x {width} px of {pixel:g} m{taken}, {self.grid.crs or 'not georeferenced'}")]
+        lines += [(f"scene, {name}", _listed(channel.items)) for name, channel in scene.channels.items()]
         cells = [round(side * scene.unit_m / self.bundle.spec.model.cell_m) for side in (plan.rows.size, plan.columns.size)]
         for name, channel in scene.channels.items():
             sides = plan.rows.size * channel.unit_px, plan.columns.size * channel.unit_px
@@ -66,6 +70,12 @@ class SceneJob:
         lines.append(("tile size", f"{own_m} m (trained on views of {sides_m} m)"))
         lines.append(("tiles", f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"))
         return lines
+
+
+def _listed(items: Sequence[Item]) -> str:
+    """Ids with their days, as far as they fit on a line."""
+    shown = [item.id if np.isnat(item.time) else f"{item.id} ({item.time.astype('datetime64[D]')})" for item in items]
+    return ", ".join(shown) if len(shown) <= SHOWN_ITEMS else f"{shown[0]}, {shown[1]}, ... {shown[-1]} ({len(shown)} dates)"
 
 
 def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: LoadedBundle, gsd_m: float | None) -> SceneJob:

@@ -133,6 +133,12 @@ def is_url(text: str) -> bool:
     return re.match(r"https?://", text, re.IGNORECASE) is not None
 
 
+def names_document(url: str) -> bool:
+    """Whether an address names one document (an item, a static catalogue) and not the root of an API."""
+    path = urlsplit(url).path
+    return path.endswith((".json", ".geojson")) or "/items/" in path
+
+
 def shown(href: object) -> str:
     """`href` as a message may hold it: printable, short, without user, password and query."""
     text = re.sub(r"[?#].*", "", href, flags=re.DOTALL) if isinstance(href, str) else repr(href)

@@ -22,13 +22,18 @@ from skysense_cli.recipe.text import Path_, Place, Text, parse, read, show, simp
 SHIPPED = (Path(__file__).parents[1] / "_recipes", Path(__file__).parents[2] / "recipes")  # in a wheel, in a checkout
 
 
+Flag = tuple[str, str, Any]  # an option of the command line as it is shown, e.g. --what; the key it sets; the value
+
+
 def load_recipe(
-    path: str | Path, kind: str | None = None, sets: Sequence[str] = (), *, output: Path | None = None, inputs: bool = False
-) -> Any:
+    path: str | Path, kind: str | None = None, sets: Sequence[str] = (), *, flags: Sequence[Flag] = (), output: Path | None = None,
+    inputs: bool = False,
+) -> Any:  # fmt: skip
     """The model of `schema.RECIPES` that the file holds.
 
     path: a file, or the name of a shipped recipe such as `demo/pretrain`
     kind: what it must be, e.g. "pretrain"; None = whatever its key `recipe` says
+    flags: values that options of the command line set; `sets` come after them
     sets: `key.path=value` texts, the value in YAML      output: takes the place of `output`
     inputs: also require that the files it names exist
     Raises RecipeError with one line per mistake.
@@ -39,8 +44,7 @@ def load_recipe(
     if not isinstance(text.tree, dict):
         raise RecipeError(f"{file}:1:1: is not a mapping of keys; a recipe begins with `recipe: {kind or 'pretrain'}`")
     _include_model(text, text.tree.get("model"), file.parent)
-    for assignment in sets:
-        _apply(text, assignment)
+    _change(text, flags, sets)
     if output is not None:
         _assign(text, ("output",), str(output), Place("--out"))
     recipe = _check(text, _model_for(text, file, kind), file)
@@ -57,10 +61,19 @@ def load_model(path: str | Path) -> ModelSection:
     return _check(text, ModelSection, file)
 
 
-def bind_recipe(tree: dict[str, Any], shown: str = "recipe") -> Any:
-    """The checked recipe of plain data in memory, e.g. from a test. Raises RecipeError."""
+def bind_recipe(
+    tree: dict[str, Any], shown: str = "recipe", sets: Sequence[str] = (), *, flags: Sequence[Flag] = (), inputs: bool = False
+) -> Any:
+    """The checked recipe of plain data in memory, with `flags` and `sets` applied as by `load_recipe`. Raises RecipeError.
+
+    shown: stands in messages where a file would      inputs: also require that the files it names exist
+    """
     text = Text(simple(tree), values={(): Place(shown)})
-    return _check(text, _model_for(text, Path(shown), None), Path(shown))
+    _change(text, flags, sets)
+    recipe = _check(text, _model_for(text, Path(shown), None), Path(shown))
+    if inputs:
+        _require_inputs(recipe, text, Path(shown))
+    return recipe
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -127,6 +140,13 @@ def _include_model(text: Text, value: Any, base: Path) -> None:
     text.tree["model"] = included.tree
     text.keys |= {("model", *path): place for path, place in included.keys.items()}
     text.values |= {("model", *path): place for path, place in included.values.items()}
+
+
+def _change(text: Text, flags: Sequence[Flag], sets: Sequence[str]) -> None:
+    for shown, key, value in flags:
+        _assign(text, tuple(key.split(".")), value, Place(shown))
+    for assignment in sets:
+        _apply(text, assignment)
 
 
 def _apply(text: Text, assignment: str) -> None:

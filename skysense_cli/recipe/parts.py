@@ -91,7 +91,7 @@ def FixedPart(path: str) -> Any:
 
 @dataclass(frozen=True)
 class SceneInput:
-    """The scenes of one modality: options of the `folder` source with `cloud_mask`, or a plain list of paths."""
+    """The scenes of one modality: options of the `folder` source, or any other `source`, with `cloud_mask`; or a plain list of paths."""
 
     source: Part
     cloud_mask: Part
@@ -100,16 +100,29 @@ class SceneInput:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         cloudless = Field(Part("data/clouds", "none"), validate_default=False)
         options = _Source.of("data/sources", "folder").options()
-        mapping = _model("scene", options | {"cloud_mask": (PartOf("data/clouds"), cloudless)})
+        masked: dict[str, Any] = {"cloud_mask": (PartOf("data/clouds"), cloudless)}
+        mapping = _model("scene", options | masked)
+        sourced = _model("scene_source", {"source": (PartOf("data/sources"), ...)} | masked)
         paths = handler.generate_schema(Annotated[list[str], Field(min_length=1)])
         given = core_schema.tagged_union_schema(
             {
                 "<options>": core_schema.no_info_after_validator_function(cls._from_options, handler.generate_schema(mapping)),
+                "<source>": core_schema.no_info_after_validator_function(cls._from_source, handler.generate_schema(sourced)),
                 "<paths>": core_schema.no_info_after_validator_function(cls._from_paths, paths),
             },
-            discriminator=lambda value: "<paths>" if isinstance(value, list | tuple) else "<options>",
+            discriminator=cls._form,
         )
         return _accept_instances(cls, given, cls._dump)
+
+    @staticmethod
+    def _form(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return "<paths>"
+        return "<source>" if isinstance(value, Mapping) and "source" in value else "<options>"
+
+    @classmethod
+    def _from_source(cls, model: Any) -> "SceneInput":
+        return cls(model.source, model.cloud_mask)
 
     @classmethod
     def _from_options(cls, model: Any) -> "SceneInput":
@@ -121,7 +134,10 @@ class SceneInput:
         return cls(bind("data/sources", "folder", {"path": paths}), Part("data/clouds", "none", {}))
 
     def _dump(self) -> dict[str, Any]:
-        return {**self.source.options, "cloud_mask": {"kind": self.cloud_mask.kind, **self.cloud_mask.options}}
+        mask = {"kind": self.cloud_mask.kind, **self.cloud_mask.options}
+        if self.source.kind == "folder":
+            return {**self.source.options, "cloud_mask": mask}
+        return {"source": {"kind": self.source.kind, **self.source.options}, "cloud_mask": mask}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 
 from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.load import bind_recipe, find_recipe, load_recipe, shipped_recipes
+from skysense_cli.recipe.resolved import to_yaml
 
 MODEL = """
 cell_m: 10
@@ -196,11 +197,39 @@ def test_scenes_are_options_of_the_folder_source_or_paths(write):
     assert recipe.scene["s1"].cloud_mask.kind == "none"
 
 
+def test_a_scene_may_come_from_any_source(write, tmp_path):
+    text = PREDICT.replace(
+        '{path: scenes, pattern: "*.tif", cloud_mask: {kind: scl}}', "{source: {kind: safe, path: a.SAFE}, cloud_mask: {kind: scl}}"
+    )
+    recipe = load_recipe(write(text))
+    assert recipe.scene["s2"].source.kind == "safe" and recipe.scene["s2"].source.options["path"] == "a.SAFE"
+    assert recipe.scene["s2"].cloud_mask.kind == "scl"
+    (tmp_path / "again.yaml").write_text(to_yaml(recipe))
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    assert "unknown kind 'saf'; did you mean 'safe'?" in mistakes_of(write(text.replace("kind: safe", "kind: saf")))[0]
+
+
+def test_a_recipe_predicts_one_scene_or_several(write):
+    tree = {"recipe": "predict", "version": 1, "bundle": "b", "output": "m.tif"}
+    several = {"scenes": {"a": {"s2": ["a.tif"]}, "b": {"s2": ["b.tif"]}}}
+    assert list(bind_recipe({**tree, **several, "mosaic": {"rule": "latest", "scene_map": True}}).scenes) == ["a", "b"]
+    for wrong, message in (
+        ({}, "give either scene .* or scenes"),
+        ({**several, "scene": {"s2": ["a.tif"]}}, "give either scene .* or scenes"),
+        ({"scene": {"s2": ["a.tif"]}, "mosaic": {}}, "mosaic: is of several scenes"),
+        ({**several, "mosaic": {"scene_map": True}}, "mosaic.scene_map: needs rule latest"),
+        ({"scenes": {"a": {}}}, "scenes.a: holds no modality"),
+        ({**several, "dates": {"s1": 2}}, "'s1' is none of the scene's modalities"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            bind_recipe({**tree, **wrong})
+
+
 def test_mistakes_in_a_scene_are_located(write):
     text = PREDICT.replace("pattern:", "patern:").replace('"b.tif"', "3").replace("kind: scl", "kind: slc")
     assert mistakes_of(write(text)) == [
         "recipe.yaml:5:22: scene.s2.patern: unknown 'patern'; did you mean 'pattern'? "
-        + "(known: path, pattern, csv, bands, by_order, extra, scale, offset, nodata, units, cloud_mask)",
+        + "(known: path, pattern, csv, bands, by_order, extra, scale, offset, nodata, units, date, cloud_mask, source)",
         "recipe.yaml:5:58: scene.s2.cloud_mask.kind: unknown kind 'slc'; did you mean 'scl'? (known: csmask, none, s2cloudless, scl)",
         "recipe.yaml:6:17: scene.s1[1]: must be text (found 3)",
     ]

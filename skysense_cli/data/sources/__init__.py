@@ -47,6 +47,7 @@ class Asset:
     scale, offset: stored counts = (raw + offset) * scale, e.g. offset -1000 for Sentinel-2 baseline 04.00
     nodata: overrides what the file declares (None: take the file's)
     radar: of an image in lines and samples, which is calibrated and geocoded when it is read; units are then `sigma0 linear`
+    sample: (modality, date) of an `.npz` sample, whose numbers are stored ones already; `path` is the sample's
     """
 
     path: str
@@ -55,6 +56,7 @@ class Asset:
     offset: float = 0.0
     nodata: float | None = None
     radar: Radar | None = None
+    sample: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from skysense_cli.data.radiometry import REFLECTANCE, baseline_offset
 from skysense_cli.data.sources import Asset, Bounds, Item, Source, meets, parse_time, within
 from skysense_cli.data.sources.cube import Cube
-from skysense_cli.errors import GridError, SourceError
+from skysense_cli.errors import GridError, RecipeError, SourceError
 from skysense_cli.geo import raster
 from skysense_cli.geo.cube import is_cube
 from skysense_cli.geo.grid import bounds_of
@@ -57,15 +57,18 @@ class Folder(Source):
     extra: further bands by name, e.g. {SCL: {path: scl, pattern: "SCL_(?P<date>.{15}).tif"}}, joined by time
     scale, offset: stored counts = (raw + offset) * scale.   offset null: decided by the processing baseline if known
     nodata: overrides what the files declare          units: overrides the UNITS tag and the sensor's own
-    A date that neither name nor csv gives is read from the tags ACQUISITION or TIFFTAG_DATETIME.
+    A date that neither name nor csv gives is read from the tags ACQUISITION or TIFFTAG_DATETIME, else it is `date`.
     """
 
     def __init__(
         self, *, path: str | list[str], pattern: str = "*.tif", csv: str | None = None, bands: list[str] | None = None,
         by_order: bool = False, extra: dict[str, Extra] | None = None, scale: float = 1.0, offset: float | None = None,
-        nodata: float | None = None, units: str | None = None,
+        nodata: float | None = None, units: str | None = None, date: str | None = None,
     ) -> None:  # fmt: skip
         self.path, self.pattern, self.csv = path, pattern, csv
+        self.date = NAT if date is None else parse_time(date)
+        if self.date is None:
+            raise RecipeError(f"source folder: date {date!r} is no date (expected e.g. 2021-04-01 or 2021-04-01T10:50:31)")
         self.bands, self.by_order = bands, by_order
         self.extra = extra or {}
         self.scale, self.offset, self.nodata, self.units = scale, offset, nodata, units
@@ -91,7 +94,7 @@ class Folder(Source):
             except GridError:  # listed all the same: who reads it reports it as a scene that cannot be read
                 items.append(_unopened(name, parts[0], sensor, extra_bands))
                 continue
-            time = _time(parts[0], info.tags)
+            time = self._time(parts[0], info.tags)
             if not within(time, period) or not _touches(info, lonlat_bounds):
                 continue
             facts = _facts(parts[0], info.tags)
@@ -101,6 +104,10 @@ class Folder(Source):
                     assets[band] = Asset(_joined(wanted.get(band), band, parts[0].path, time))
             items.append(Item(name, time, assets, self._units(sensor, info.tags), facts))
         return sorted(items, key=lambda item: (np.isnat(item.time), item.time, item.id))
+
+    def _time(self, file: _File, tags: dict[str, str]) -> np.datetime64:
+        found = _time(file, tags)
+        return self.date if np.isnat(found) and self.date is not None else found
 
     def _units(self, sensor: Sensor, tags: dict[str, str]) -> str:
         if self.units:
@@ -147,7 +154,7 @@ class Folder(Source):
             raise SourceError(
                 f"{parts[0].path}: no band for {', '.join(missing)} of {sensor.name} among its {info.count} bands "
                 f"({', '.join(filter(None, names)) or 'they carry no names'}). Name them in the file's order with `bands: [...]`, "
-                f"or set `by_order: true` if they are {', '.join(sensor.band_names)}."
+                f"or set `by_order: true` if they are {', '.join(sensor.band_names)} (after a bundle: --bands NAME,... or --bands order)."
             )
         return assets
 
@@ -169,7 +176,7 @@ def _unopened(name: str, file: _File, sensor: Sensor, extra_bands: tuple[str, ..
 
 def _meaning(text: str, sensor: Sensor, extra_bands: tuple[str, ...]) -> str | None:
     """The stored band name or extra band that a written name means; units after the name do not matter (`VV_dB`)."""
-    plain = re.sub(r"[ _-](db|dn|linear|reflectance)$", "", text.strip(), flags=re.IGNORECASE)
+    plain = re.sub(r"[ _-](db|dn|linear|reflectance|\d+m)$", "", text.strip(), flags=re.IGNORECASE)
     extra = next((band for band in extra_bands if band.casefold() == plain.casefold()), None)
     return extra or sensor.find(text.strip()) or sensor.find(plain)
 

@@ -129,18 +129,18 @@ def _listed(path: str | list[str], pattern: str) -> list[Path]:
     if not isinstance(path, str):
         return [product for one in path for product in _listed(one, pattern)]
     home = Path(path)
-    if home.is_file() or _is_product(home):
+    if home.is_file() or is_product(home):
         return [home]
     if not home.is_dir():
         raise SourceError(f"{path}: no such file or folder")
-    found = sorted(one for one in home.glob(pattern) if _is_product(one) or (one.is_file() and one.suffix.casefold() == ".zip"))
+    found = sorted(one for one in home.glob(pattern) if is_product(one) or (one.is_file() and one.suffix.casefold() == ".zip"))
     if not found:
         some = ", ".join(sorted(one.name for one in home.iterdir())[:3]) or "nothing"
         raise SourceError(f"{path}: no product (*.SAFE folder or *.zip) matches {pattern!r} (the folder holds {some} ...)")
     return found
 
 
-def _is_product(path: Path) -> bool:
+def is_product(path: Path) -> bool:
     """Whether a folder is a product, by its name or by what lies in it."""
     return path.is_dir() and (path.suffix.casefold() == ".safe" or any((path / name).exists() for name in MARKS))
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import numpy as np
 import pystac
@@ -49,7 +48,7 @@ class Stac(Source):
     """Items of a STAC catalogue whose assets are rasters that GDAL opens, on disk, over http or in an object store.
 
     archive: one of `data/archives.py`, instead of the next three; where they are given too, they replace the archive's own
-    url: a `catalog.json` or `collection.json` (path or address), or the root of a STAC API
+    url: a `catalog.json`, a `collection.json` or the document of one item (path or address), or the root of a STAC API
     collection: only items of it; an API needs one
     max_cloud: only items with at most so many percent of cloud, by `eo:cloud_cover`. Always checked here:
         servers differ in the query language, and some answer a query they do not know with nothing
@@ -97,7 +96,7 @@ class Stac(Source):
 
     def _listed(self, bounds: Bounds, period: tuple[np.datetime64, np.datetime64] | None) -> Iterator[pystac.Item]:
         """Items that the catalogue lists for the bounds and the period; more may come, they are filtered later."""
-        if not urlsplit(self.url).path.endswith(".json"):
+        if not hrefs.names_document(self.url):
             root = pystac_client.Client.open(self.url, stac_io=ApiIO(self.url, self.allowed))
             if not self.collection:
                 raise SourceError(f"{self.url}: is a STAC API, say which `collection` of it")
@@ -105,8 +104,11 @@ class Stac(Source):
             yield from root.search(collections=[self.collection], bbox=bounds, datetime=span).items()
             return
         top = pystac.read_file(self.url, stac_io=StaticIO(self.url, self.allowed))
+        if isinstance(top, pystac.Item):
+            yield top
+            return
         if not isinstance(top, pystac.Catalog):
-            raise SourceError(f"{self.url}: is a STAC {top.STAC_OBJECT_TYPE}, expected a catalogue or a collection")
+            raise SourceError(f"{self.url}: is a STAC {top.STAC_OBJECT_TYPE}, expected an item, a catalogue or a collection")
         for child in _collections(top, bounds):
             if self.collection in (None, child.id):
                 yield from child.get_items()

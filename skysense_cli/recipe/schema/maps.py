@@ -123,10 +123,53 @@ class SceneRecipe(Section):
         return self
 
 
+class MosaicSection(Section):
+    """How several scenes become one map. `rule`: where they overlap, `feather` takes the mean weighted by the distance to each
+    scene's border of data, up to `feather_m`; `latest` the scene of the latest date. `scene_map`: write which scene each pixel
+    is of. `crs`: of the map (null: the first scene's)."""
+
+    rule: Literal["feather", "latest"] = "feather"
+    feather_m: PositiveFloat = 500
+    scene_map: bool = False
+    crs: str | None = None
+
+    @model_validator(mode="after")
+    def _one_scene(self) -> "MosaicSection":
+        if self.scene_map and self.rule != "latest":
+            raise misplaced(("scene_map",), "needs rule latest: a feathered pixel is of several scenes")
+        return self
+
+
+SceneName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=150)]
+
+
 class PredictRecipe(SceneRecipe):
+    """One map of `scene`, or of each of `scenes` (by name), or with `mosaic` one of all of them.
+
+    area: vector file, raster outline or [left, bottom, right, top] in degrees; the map is cut to it, nodata outside
+    """
+
     recipe: Literal["predict"]
     tiles: PredictTilesSection = PredictTilesSection()
+    scene: dict[Name, SceneInput] = Field(default_factory=dict)  # type: ignore[valid-type]
+    scenes: Annotated[dict[SceneName, dict[Name, SceneInput]], Field(min_length=1)] | None = None  # type: ignore[valid-type]
+    area: Annotated[Path | tuple[float, float, float, float] | None, Input()] = None
+    mosaic: MosaicSection | None = None
     write: WriteSection = WriteSection()
+
+    @model_validator(mode="after")
+    def _names_known(self) -> "PredictRecipe":
+        if bool(self.scene) == (self.scenes is not None):
+            raise ValueError("give either scene (one scene) or scenes (several, by name)")
+        if self.mosaic is not None and self.scenes is None:
+            raise misplaced(("mosaic",), "is of several scenes; name them under scenes")
+        for name, scene in {"": self.scene, **(self.scenes or {})}.items():
+            if name and not scene:
+                raise misplaced(("scenes", name), "holds no modality")
+            if scene:
+                require_known(("dates",), self.dates or (), scene, "scene's modalities")
+                require_reference(self.coregister, scene)
+        return self
 
 
 class MapPrototypesRecipe(SceneRecipe):
