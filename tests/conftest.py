@@ -67,6 +67,12 @@ def stand_ins() -> SimpleNamespace:
     return SimpleNamespace(**functions, keys=keys)
 
 
+@pytest.fixture(scope="session")
+def scene_kit() -> SimpleNamespace:
+    """The functions of `make_scenes.py`: bundles, scenes, the command, and the slow way to the same map."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "make_scenes.py")))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
     """Two cores are shared by everything that runs; small tensors gain nothing from more threads."""

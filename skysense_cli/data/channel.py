@@ -69,17 +69,24 @@ class Channel:
             meta=tuple(one.meta for one in read),
         )
 
-    def look(self, at_most: int | None, name: str) -> "Channel":
+    def look(self, at_most: int | None, name: str, part: tuple[slice, slice] | None = None) -> "Channel":
         """The channel with at most so many dates, their numbers judged; what clouds hide is read once here.
 
+        part: rows and columns of the grid that are asked for, which then decide alone; None: all.
         When there are too many, the clearest of each part of the period are taken.
         Raises DataError when the numbers of a date cannot be what they are said to be, or no date has a clear pixel.
         """
-        windows = _windows(self.grid)
+        windows = _windows(self.grid if part is None else self.grid[part])
         ground = [np.zeros(window.shape, bool) for window in windows]  # where some date has data
         items, clear = [], []
         for item in console.progress(self.items, f"{name}: looking at each date"):
-            seen, settled = _look(self, item, windows)
+            try:
+                seen, settled = _look(self, item, windows)
+            except DataError:
+                if part is None:
+                    raise
+                _look(self, item, _windows(self.grid))  # an area may be all water: then its scene is looked at
+                seen, settled = [self.acquire(item, window, judge=False) for window in windows], item
             items.append(settled)
             clear.append(sum(int(one.valid.sum()) for one in seen))
             for total, one in zip(ground, seen, strict=True):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
 
 from skysense_cli import console, sensors
 from skysense_cli.data.acquire import narrowed
@@ -24,6 +25,7 @@ from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.sources import Item
 from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError, GridError
+from skysense_cli.geo.areas import GridArea, area_on
 from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, lonlat, make_grid, utm_epsg
 from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.recipe.schema.build import DatesSection
@@ -38,12 +40,14 @@ class SceneOptions:
 
     gsd: what to do with pixels that are not the bundle's      period: dates used, both ends inclusive
     dates: modality -> at most so many dates      coregister: lay the dates on each other first, and how
+    area: WGS 84 degrees; the dates are judged and chosen by what they show of it
     """
 
     gsd: Literal["refuse", "resample", "as_is"] = "refuse"
     period: tuple[np.datetime64, np.datetime64] | None = None
     dates: Mapping[str, int] = field(default_factory=dict)
     coregister: CoregisterSection | None = None
+    area: BaseGeometry | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class SceneStack:
     reference: the modality whose pixels are the map's       grid: its GeoBox, not extended
     units: rows and columns of the extended scene            unit_m: edge of a unit in the bundle's metres
     tags: facts for the map's file: scene ids, how the ground sampling was taken, SIMULATED if a scene says so
+    area: what of `grid` is asked for; None: all
     """
 
     channels: dict[str, Channel]
@@ -61,6 +66,7 @@ class SceneStack:
     units: tuple[int, int]
     unit_m: float
     tags: dict[str, str]
+    area: GridArea | None = None
 
     def strip(self, top: int, height: int, left: int = 0, width: int | None = None) -> dict[str, Series]:
         """The series of all modalities over the units `top` to `top + height`, and `left` to `left + width` (None: to the right edge)."""
@@ -93,7 +99,8 @@ def open_scene(
 
     scene: modality -> what holds `.source` and `.cloud_mask`, parts that build a Source and a CloudMask
     inputs: what the model was trained on; every modality of `scene` must be among them
-    Raises GridError when pixels have another size than the bundle's, DataError when there is nothing to read.
+    Raises GridError when pixels have another size than the bundle's or the area lies elsewhere, DataError when there is
+    nothing to read.
     """
     items = {name: _items(name, entry, inputs[name], options.period) for name, entry in scene.items()}
     infos = {name: _headers(found, inputs[name]) for name, found in items.items()}
@@ -101,6 +108,7 @@ def open_scene(
         if options.gsd == "refuse":
             _refuse_other_gsd(name, headers[0], inputs[name])
     grid = _map_grid(infos[reference], inputs[reference], options.gsd)
+    area = None if options.area is None else area_on(options.area, grid, f"scene {items[reference][0].id}")
     px = {name: round(unit_m / inputs[name].gsd_m) for name in items}
     units = (math.ceil(grid.shape[0] / px[reference]), math.ceil(grid.shape[1] / px[reference]))
     moves = _alignments(scene, inputs, items, grid, options) if options.coregister else {}
@@ -112,11 +120,18 @@ def open_scene(
         affine = grid.affine * Affine.scale(inputs[name].gsd_m / inputs[reference].gsd_m)
         extended = GeoBox((units[0] * px[name], units[1] * px[name]), affine, grid.crs)
         mask = scene[name].cloud_mask.build(sensors.get(inputs[name].sensor))
-        channels[name] = Channel(inputs[name], kept, mask, extended, px[name], shifts).look(options.dates.get(name), name)
+        part = None if area is None else _in_pixels_of(area, px[name] / px[reference])
+        channels[name] = Channel(inputs[name], kept, mask, extended, px[name], shifts).look(options.dates.get(name), name, part)
     tags = _tags(channels, infos, options.gsd)
     if options.coregister:
         tags["SKYSENSE_COREGISTERED"] = options.coregister.reference
-    return SceneStack(channels, reference, grid, units, unit_m, tags)
+    return SceneStack(channels, reference, grid, units, unit_m, tags, area)
+
+
+def _in_pixels_of(area: GridArea, ratio: float) -> tuple[slice, slice]:
+    """Rows and columns of an area in pixels that are `ratio` to one of its grid's."""
+    rows, columns = (slice(math.floor(part.start * ratio), math.ceil(part.stop * ratio)) for part in (area.rows, area.columns))
+    return rows, columns
 
 
 def _alignments(

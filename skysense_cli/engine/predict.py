@@ -56,7 +56,7 @@ class TileDone(Generic[Result]):
 
 @dataclass(frozen=True)
 class WindowDone:
-    """All tiles of a window were given. valid: (n, w) bool, of the map pixels `plan.pixels(window)`"""
+    """All tiles of a window were given. valid: (n, w) bool, of the scene's pixels `plan.reached(window)`"""
 
     window: Window
     valid: np.ndarray
@@ -117,10 +117,13 @@ def _finished(
         if isinstance(event, TileDone):
             mosaic.add(window.row, window.block, event.result)
             continue
-        scores, (down, across) = mosaic.finish(window.row, window.block), plan.pixels(window)
+        scores, (down, across) = mosaic.finish(window.row, window.block), plan.reached(window)
         height, width = event.valid.shape
-        if window.row in rows and event.valid.size:
-            yield Finished(window.name, down.start, across.start, scores[:, :height, :width], event.valid)
+        above, beside = (max(first - part.start, 0) for first, part in zip(plan.origin, (down, across), strict=True))
+        valid = event.valid[above:, beside:]
+        if window.row in rows and valid.size:
+            top, left = down.start + above - plan.origin[0], across.start + beside - plan.origin[1]
+            yield Finished(window.name, top, left, scores[:, above:height, beside:width], valid)
 
 
 def compute(
@@ -234,7 +237,7 @@ def _windows(scene: Scene, plan: Plan, span: Span) -> Iterator[tuple[Window, Map
 
 def _valid(plan: Plan, window: Window, strip: Mapping[str, Series]) -> np.ndarray:
     """Where the finished pixels of a window are valid: (n, w) bool."""
-    down, across = plan.pixels(window)
+    down, across = plan.reached(window)
     found = np.zeros((down.stop - down.start, across.stop - across.start), bool)
     if not found.size:
         return found
@@ -252,7 +255,7 @@ def _valid(plan: Plan, window: Window, strip: Mapping[str, Series]) -> np.ndarra
 def _leave_out(valid: np.ndarray, plan: Plan, window: Window) -> None:
     """Make pixels invalid that a tile which is not wanted covers too: their blend would lack its share."""
     assert plan.wanted is not None, "called only then"
-    down, across = plan.pixels(window)
+    down, across = plan.reached(window)
     for row in range(window.row, -1, -1):
         if (plan.rows.starts[row] + plan.rows.size) * plan.unit_px <= down.start:
             break

@@ -17,8 +17,11 @@ from skysense_cli.data.scenes import SceneOptions, SceneStack, open_scene
 from skysense_cli.data.sources import Item
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
+from skysense_cli.engine.scene_area import narrowed_plan
 from skysense_cli.engine.tiling import Plan, make_plan, size_in_units
 from skysense_cli.errors import GridError, RecipeError
+from skysense_cli.geo.grid import window
+from skysense_cli.geo.vectors import read_area
 from skysense_cli.recipe.schema.maps import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
 
 SHOWN_ITEMS = 3  # in the plan
@@ -68,7 +71,8 @@ class SceneJob:
         sides_m = " x ".join(f"{side:g}" for side in self.bundle.spec.size_m)
         own_m = " x ".join(f"{axis.size * scene.unit_m:g}" for axis in (plan.rows, plan.columns))
         lines.append(("tile size", f"{own_m} m (trained on views of {sides_m} m)"))
-        lines.append(("tiles", f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"))
+        tiles = f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"
+        lines.append(("tiles", tiles if plan.wanted is None else f"{tiles}; {int(plan.wanted.sum())} of them hold the area"))
         return lines
 
 
@@ -88,7 +92,11 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: 
     if unknown:
         raise RecipeError(f"{recipe.recipe}: scene has {unknown[0]!r}, but {recipe.bundle} was trained on {', '.join(inputs)}")
     reference = anchor if anchor in recipe.scene else min(recipe.scene, key=lambda name: inputs[name].gsd_m)
-    options = SceneOptions(recipe.scene_gsd, _period(recipe), {**bundle.spec.dates, **(recipe.dates or {})}, recipe.coregister)
+    area = getattr(recipe, "area", None)
+    options = SceneOptions(
+        recipe.scene_gsd, _period(recipe), {**bundle.spec.dates, **(recipe.dates or {})}, recipe.coregister,
+        None if area is None else read_area(area),
+    )  # fmt: skip
     scene = open_scene(recipe.scene, inputs, reference, bundle.unit_m, options)
     gsd_m = gsd_m or inputs[reference].gsd_m
     grid = _map_grid(scene, inputs[reference].gsd_m, gsd_m)
@@ -101,6 +109,9 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: 
         unit_px=_whole(bundle.unit_m, gsd_m),
         shape=(grid.shape[0], grid.shape[1]),
     )
+    if scene.area is not None:
+        plan = narrowed_plan(plan, scene.area.on(grid), f"area {area}")
+        grid = window(grid, *(slice(first, first + side) for first, side in zip(plan.origin, plan.shape, strict=True)))
     return SceneJob(bundle, scene, plan, grid, gsd_m)
 
 

@@ -54,7 +54,7 @@ class Plan:
     row_cores, column_cores: for each row and column of tiles the units that it alone decides
     wanted: (tile rows, tile columns) bool; the other tiles are neither read nor computed, and pixels that such a
         tile covers are nodata, so an area needs every tile that holds a pixel of it. None: all
-    area: what of the wanted tiles belongs to the map; None: all
+    area: what of the wanted tiles belongs to the map; None: all      origin: the scene's row and column where the map begins
     blocks: first columns of tiles; a strip is read, blended and kept in as many pieces
     """
 
@@ -68,6 +68,7 @@ class Plan:
     wanted: np.ndarray | None = None
     area: Area | None = None
     blocks: tuple[int, ...] = (0,)
+    origin: tuple[int, int] = (0, 0)
 
     @property
     def tile_px(self) -> tuple[int, int]:
@@ -102,10 +103,19 @@ class Plan:
         return range(*self._block_edges[block : block + 2])
 
     def pixels(self, window: Window) -> tuple[slice, slice]:
-        """Rows and columns of the map that are finished with a window; empty where only the extension is."""
+        """Rows and columns of the map that are finished with a window; empty where only the extension is, or what the area leaves out."""
+        rows, columns = (
+            slice(max(part.start - first, 0), max(part.stop - first, 0))
+            for part, first in zip(self.reached(window), self.origin, strict=True)
+        )
+        return rows, columns
+
+    def reached(self, window: Window) -> tuple[slice, slice]:
+        """As `pixels`, counted in the scene, with those before the map's first row and column."""
         ends = (window.row, window.row + 1), (window.columns.start, window.columns.stop)
         found = []
-        for axis, (first, last), side in zip((self.rows, self.columns), ends, self.shape, strict=True):
+        sides = (self.origin[0] + self.shape[0], self.origin[1] + self.shape[1])
+        for axis, (first, last), side in zip((self.rows, self.columns), ends, sides, strict=True):
             stop = axis.starts[last] * self.unit_px if last < len(axis.starts) else side
             found.append(slice(min(axis.starts[first] * self.unit_px, side), min(stop, side)))
         return found[0], found[1]
