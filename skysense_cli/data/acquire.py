@@ -78,6 +78,9 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
         not for the parts of a scene that was judged as a whole, since each part could decide otherwise
     Raises DataError when the numbers cannot be what the item says, GridError or SourceError for a file.
     """
+    if item.parts:
+        read = [acquire(p, sensor, grid, bands=bands, cloud_mask=cloud_mask, shift_m=shift_m, judge=judge) for p in item.parts]
+        return _side_by_side(read)
     item = item.ready()
     missing = [band for band in (*bands, *cloud_mask.extra_bands) if band not in item.assets]
     if missing:
@@ -95,6 +98,17 @@ def acquire(item: Item, sensor: Sensor, grid: GeoBox, *, bands: Sequence[str], c
     given = item.assets[bands[0]].nodata  # otherwise as the file declares, or by the rule of its kind
     facts = {"units": item.units} | ({"nodata": given} if given is not None and np.isfinite(given) else {})
     return Acquisition(stored.pixels, valid, stored.data, {**item.meta, **facts, **stored.facts})
+
+
+def _side_by_side(read: Sequence[Acquisition]) -> Acquisition:
+    """One date of several: a pixel is of the first that is valid there, else of the first that has data."""
+    pixels, valid, data = read[0].pixels.copy(), read[0].valid.copy(), read[0].data.copy()
+    for other in read[1:]:
+        taken = (other.valid & ~valid) | (other.data & ~data)
+        pixels[:, taken] = other.pixels[:, taken]
+        valid |= other.valid
+        data |= other.data
+    return Acquisition(pixels, valid, data, read[0].meta)
 
 
 def _eroded(valid: np.ndarray) -> np.ndarray:

@@ -139,9 +139,13 @@ def _look(channel: Channel, item: Item, windows: Sequence[GeoBox]) -> tuple[list
         raise refused[0]
     without = sum(bool(one.meta.get("offset_contradicted")) for one in with_data)
     if 2 * without > len(with_data):
-        assets = {band: replace(asset, offset=0.0) if band in channel.input.bands else asset for band, asset in item.assets.items()}
-        item = replace(item, assets=assets)
+        item = _without_offset(item, channel.input.bands)
     return seen, item
+
+
+def _without_offset(item: Item, bands: Sequence[str]) -> Item:
+    assets = {band: replace(asset, offset=0.0) if band in bands else asset for band, asset in item.assets.items()}
+    return replace(item, assets=assets, parts=tuple(_without_offset(part, bands) for part in item.parts))
 
 
 def _windows(grid: GeoBox) -> list[GeoBox]:

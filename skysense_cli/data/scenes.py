@@ -5,12 +5,14 @@ whole units (`unit_m`: the smallest square in which every modality has whole enc
 outside the files is nodata. Everything above this file counts in units.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from shapely.geometry.base import BaseGeometry
@@ -20,6 +22,7 @@ from skysense_cli.data.acquire import narrowed
 from skysense_cli.data.align import Alignment, align, limits_of
 from skysense_cli.data.channel import Channel, cut
 from skysense_cli.data.dataset import Input
+from skysense_cli.data.days import in_days
 from skysense_cli.data.feed import Feed
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.sources import Item
@@ -171,20 +174,35 @@ def _items(name: str, entry: Any, wanted: Input, period: tuple[np.datetime64, np
     if not items:
         within = f" between {period[0]} and {period[1]}" if period else ""
         raise DataError(f"scene.{name}: {entry.source.kind} source {entry.source.options} has no item{within}")
+    items = in_days(items, lambda parts: _apart([_header(part, wanted) for part in parts]))
     undated = [item.id for item in items if np.isnat(item.time)]
     if len(undated) > 1:
         shown = ", ".join(undated[:3]) + (", ..." if len(undated) > 3 else "")
         raise DataError(
             f"scene.{name}: {len(undated)} scenes have no date ({shown}); give `pattern` with (?P<date>...), a `csv`, "
-            "or a TIFFTAG_DATETIME tag in the files"
+            "or a TIFFTAG_DATETIME tag in the files (after a bundle: name them one by one, each becomes a map of its own)"
         )
     if undated:
         console.warn(f"scene.{name}: {undated[0]} has no date, the model sees it without one")
     return items
 
 
+def _apart(infos: Sequence[RasterInfo]) -> bool:
+    """Whether rasters lie side by side: none covers half of another."""
+    boxes = [shapely.box(*bounds_of(info.grid)) for info in infos]
+    if len({info.crs for info in infos}) > 1:
+        return False
+    pairs = itertools.combinations(boxes, 2)
+    return all(one.intersection(other).area < 0.5 * min(one.area, other.area) for one, other in pairs)
+
+
+def _header(item: Item, wanted: Input) -> RasterInfo:
+    return describe_asset(item.ready().assets[wanted.bands[0]])
+
+
 def _headers(items: Sequence[Item], wanted: Input) -> list[RasterInfo]:
-    """One header per item, of the band with the smallest pixels of the first item."""
+    """One header per item, and per part of one, of the band with the smallest pixels of the first item."""
+    items = [part for item in items for part in item.parts or (item,)]
     assets = {items[0].assets[band].path: band for band in wanted.bands}
     sharpest = min(assets.values(), key=lambda band: _pixel(describe_asset(items[0].assets[band])))
     return [describe_asset(item.assets[sharpest]) for item in items]

@@ -78,7 +78,9 @@ class SceneJob:
 
 def _listed(items: Sequence[Item]) -> str:
     """Ids with their days, as far as they fit on a line."""
-    shown = [item.id if np.isnat(item.time) else f"{item.id} ({item.time.astype('datetime64[D]')})" for item in items]
+    names = [item.id if not item.parts else f"{item.parts[0].id} and {len(item.parts) - 1} beside it" for item in items]
+    days = ["" if np.isnat(item.time) else f" ({item.time.astype('datetime64[D]')})" for item in items]
+    shown = [name + day for name, day in zip(names, days, strict=True)]
     return ", ".join(shown) if len(shown) <= SHOWN_ITEMS else f"{shown[0]}, {shown[1]}, ... {shown[-1]} ({len(shown)} dates)"
 
 

@@ -152,3 +152,33 @@ def test_pixels_taken_as_they_are_cannot_be_laid_on_each_other(tmp_path):
     options = SceneOptions(gsd="as_is", coregister=CoregisterSection(reference="s2"))
     with pytest.raises(GridError, match="coregister needs scenes in metres"):
         scene_of([path], options)
+
+
+def test_files_of_one_day_are_one_date(tmp_path):
+    west = write(tmp_path / "20210401_a.tif", np.full((8, 8), 1000))
+    east = write(tmp_path / "20210401_b.tif", np.full((8, 12), 3000), left=LEFT + 40)  # four pixels of both
+    later = write(tmp_path / "20210406_a.tif", np.full((8, 8), 2000))
+    scene = scene_of([east, later, west])
+    assert [item.id for item in scene.channels["s2"].items] == ["20210401_a+20210401_b", "20210406_a"]
+    assert scene.tags["SKYSENSE_SCENES_S2"] == "20210401_a+20210401_b 20210406_a"
+    strip = scene.strip(0, 2)["s2"]
+    assert scene.grid.shape == (8, 16) and strip.pixels.shape[0] == 2
+    assert (strip.pixels[0, :, :, :8] == 1000).all() and (strip.pixels[0, :, :, 8:] == 3000).all() and strip.valid[0].all()
+    assert strip.valid[1].sum() == 64
+
+
+def test_a_hole_of_one_file_is_filled_by_another_of_that_day(tmp_path):
+    pixels = np.full((8, 8), 1000)
+    pixels[2:4] = 0
+    first, second = write(tmp_path / "20210401_a.tif", pixels), write(tmp_path / "20210401_b.tif", np.full((8, 8), 3000))
+    strip = scene_of([first, second]).strip(0, 2)["s2"]
+    assert strip.valid.all() and (strip.pixels[0, 0, 2:4] == 3000).all() and (strip.pixels[0, 0, 4:] == 1000).all()
+
+
+def test_undated_files_side_by_side_are_one_image_and_others_are_refused(tmp_path):
+    paths = [write(tmp_path / f"{name}.tif", np.full((8, 8), 2000), left=LEFT + 80 * k) for k, name in enumerate("ab")]
+    scene = scene_of(paths, pattern="*.tif")
+    assert scene.grid.shape == (8, 16) and len(scene.channels["s2"].items) == 1 and scene.strip(0, 2)["s2"].valid.all()
+    paths.append(write(tmp_path / "c.tif", np.full((8, 8), 2000), left=LEFT + 30))
+    with pytest.raises(DataError, match=r"3 scenes have no date \(a, b, c\); give `pattern`"):
+        scene_of(paths, pattern="*.tif")

@@ -69,6 +69,7 @@ class Item:
     meta: facts for the sample's per-date record (platform, orbit_pass, relative_orbit, baseline, offset_applied,
         sun_azimuth_deg, calibration, geocoding ...); an unknown fact is an absent key
     bring: fetches the scene and gives the item again, with its assets; None: it can be read as it is
+    parts: the items, side by side on one day, that this one stands for; none for an ordinary one
     """
 
     id: str
@@ -77,6 +78,7 @@ class Item:
     units: str
     meta: dict[str, Any] = field(default_factory=dict)
     bring: Callable[[], "Item"] | None = field(default=None, compare=False, repr=False)
+    parts: "tuple[Item, ...]" = ()
 
     def ready(self) -> "Item":
         """The item with assets that can be read now, under the same id. May download, once; raises SourceError when that fails."""
