@@ -36,7 +36,7 @@ def _places(scene: SceneStack) -> Iterator[tuple[str, Path | None]]:
     """(place, the local file that holds it; None for a remote one), each file once."""
     seen = set()
     for channel in scene.channels.values():
-        for item in channel.items:
+        for item in (part for one in channel.items for part in one.parts or (one,)):
             for asset in item.ready().assets.values():
                 local = _file(asset.path)
                 place = asset.path if local is None else str(local)
