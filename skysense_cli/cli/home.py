@@ -132,7 +132,8 @@ class _Place:
 
     def _empty(self) -> None:
         if self.single:
-            shutil.rmtree(self.output.with_name(f".{self.output.name}.parts"), ignore_errors=True)  # strips of a run that did not end
+            for unfinished in ("parts", "scenes"):  # of a run that did not end: strips of a map, maps of a mosaic
+                shutil.rmtree(self.output.with_name(f".{self.output.name}.{unfinished}"), ignore_errors=True)
             for path in (*self._beside(), self.output, self.environment, self.recipe):
                 path.unlink(missing_ok=True)
             return
@@ -150,7 +151,7 @@ class _Place:
         """What `predict` writes beside its map."""
         from skysense_cli.recipe.schema.maps import What
 
-        for kind in ("", *(f"_{what}" for what in get_args(What))):
+        for kind in ("", "_scene", *(f"_{what}" for what in get_args(What))):
             for end in (self.output.suffix, ".png", ".legend.json", ".stac.json", *VECTORS):
                 yield self.output.with_name(f"{self.output.stem}{kind}{end}")
         yield self.output.with_name(f"{self.output.stem}_counts.tif")

@@ -33,7 +33,7 @@ ScenesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SCENE]...", help="After a bundle: rasters, folders of dates or bands, SAFE, .npz, STAC; s2=PATH s1=PATH."),
 ]
-WhatOption = Annotated[str | None, typer.Option(help="What is written: class, probability, confidence ...")]
+WhatOption = Annotated[str | None, typer.Option(help="Kind of map, or several with commas: class, probability, confidence ...")]
 GsdOption = Annotated[float | None, typer.Option(help="Pixel size of the map in metres; the bundle's by default.")]
 OverlapOption = Annotated[float | None, typer.Option(help="Of tiles, 0 to below 0.5.")]
 BatchOption = Annotated[int | None, typer.Option(help="Tiles per step of the model.")]
@@ -54,7 +54,26 @@ def run(recipe: "PredictRecipe", options: Options, *, workers: int = 1, cluster:
     """What the command does; `skysense demo` calls it too.   workers, cluster: for many scenes"""
     from skysense_cli.engine.scene_parts import parts_of
 
-    _predict_all(parts_of(recipe), options, workers, cluster)
+    parts = parts_of(recipe)
+    if recipe.mosaic is None or options.dry_run:
+        _predict_all(parts, options, workers, cluster)
+        return
+    from skysense_cli.engine.ranks import World
+
+    if World.of_launcher().rank > 0:  # the first process puts them together
+        _predict_all(parts, options, workers, cluster, quiet=True)
+        return
+    from skysense_cli.cli.home import claim
+    from skysense_cli.engine.scene_mosaic import SceneMosaic, is_complete
+
+    bundle = _bundle(str(recipe.bundle), choose_device(options.device))
+    with claim(recipe.output, recipe, options) as home:
+        if is_complete(recipe, bundle, home.path, home.digest):
+            console.say(f"{home.path}: already complete")
+            return
+        _predict_all(parts, options, workers, cluster, quiet=True)
+        for line in SceneMosaic.of(recipe, bundle, parts).write(home.path, home.digest):
+            console.say(line)
 
 
 def predict(
@@ -83,7 +102,7 @@ def predict(
     """Map whole scenes with a fine-tuned bundle: `predict BUNDLE SCENE... --out DIR`, or `predict RECIPE`."""
     check_cluster(cluster)
     given = (
-        ("--what", "write.what", what), ("--gsd", "write.gsd", gsd), ("--area", "area", None if area is None else _area(area)),
+        ("--what", "write.what", _kinds(what)), ("--gsd", "write.gsd", gsd), ("--area", "area", None if area is None else _area(area)),
         ("--overlap", "tiles.overlap", overlap), ("--batch", "tiles.batch", batch), ("--max-memory", "tiles.max_memory", max_memory),
     )  # fmt: skip
     flags = tuple((name, key, value) for name, key, value in given if value is not None)
@@ -125,32 +144,42 @@ def predict_one(recipe: "PredictRecipe", options: Options, *, alone: bool = True
         return prediction.write(home.path, home.digest, overwrite=options.overwrite, ranks=options.ranks)
 
 
-def _predict_all(recipes: dict[str, "PredictRecipe"], options: Options, workers: int, cluster: str | None) -> None:
-    """The map of each scene; one that fails does not keep the others from theirs. Raises ItemsFailed when some did."""
-    if len(recipes) == 1:
+def _predict_all(
+    recipes: dict[str, "PredictRecipe"], options: Options, workers: int, cluster: str | None, quiet: bool = False
+) -> None:  # fmt: skip
+    """The map of each scene; one that fails does not keep the others from theirs. Raises ItemsFailed when some did.
+
+    quiet: the maps are parts of a mosaic, nothing is said of them
+    """
+    if len(recipes) == 1 and not quiet:
         for line in predict_one(next(iter(recipes.values())), options):
             console.say(line)
         return
     from skysense_cli.data import schedule
+    from skysense_cli.geo.areas import OutsideError
 
     one = functools.partial(_named_one, options=options)
-    failed = []
+    failed: list[tuple[str, SkySenseError]] = []
+    outside: list[SkySenseError] = []
     if options.dry_run:
         workers, cluster = 1, None  # plans are printed here
     found = schedule.run(
         one, recipes.items(), name=lambda item: item[0], total=len(recipes), workers=workers, address=cluster, what="scenes"
     )
     for (name, _), result in found:
-        if isinstance(result, SkySenseError):
+        if isinstance(result, OutsideError):
+            outside.append(result)
+        elif isinstance(result, SkySenseError):
             failed.append((name, result))
-            continue
-        for line in result:
-            console.say(line)
-    if len(failed) == len(recipes):
-        raise failed[0][1]
+        else:
+            for line in result if not quiet else []:
+                console.say(line)
+    if len(failed) + len(outside) == len(recipes):
+        raise failed[0][1] if failed else outside[0]
     if failed:
         names = ", ".join(name for name, _ in failed[:5]) + (", ..." if len(failed) > 5 else "")
-        raise ItemsFailed(f"{len(failed)} of {len(recipes)} scenes failed ({names}), see above; the maps of the others are complete")
+        others = "the mosaic needs all; leave them out, or run the same command again" if quiet else "the maps of the others are complete"
+        raise ItemsFailed(f"{len(failed)} of {len(recipes)} scenes failed ({names}), see above; {others}")
 
 
 def _named_one(item: tuple[str, "PredictRecipe"], options: Options) -> list[str]:
@@ -168,6 +197,11 @@ def _loaded(path: str, device: str, stamp: int) -> "LoadedBundle":
     from skysense_cli.engine.assemble import load_bundle
 
     return load_bundle(path, device)
+
+
+def _kinds(text: str | None) -> Any:
+    """One kind of map, or several with commas."""
+    return text.split(",") if text and "," in text else text
 
 
 def _area(text: str) -> Any:

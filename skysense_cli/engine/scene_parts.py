@@ -1,11 +1,10 @@
 """A recipe of several scenes as recipes of one scene each."""
 
 from pathlib import Path
+from typing import Any
 
 from skysense_cli.errors import RecipeError
-from skysense_cli.recipe.schema.maps import PredictRecipe
-
-PARTS = ".parts"  # folder beside a mosaic with the maps it is made of; it goes when the mosaic is whole
+from skysense_cli.recipe.schema.maps import PredictRecipe, WriteSection
 
 
 def parts_of(recipe: PredictRecipe) -> dict[str, PredictRecipe]:
@@ -21,7 +20,9 @@ def parts_of(recipe: PredictRecipe) -> dict[str, PredictRecipe]:
     if recipe.mosaic is not None and not single:
         raise RecipeError(f"output {recipe.output}: a mosaic is one GeoTIFF; give a name that ends in .tif")
     folder = recipe.output if recipe.mosaic is None else parts_folder(recipe.output)
-    changes = {"scenes": None, "mosaic": None}
+    changes: dict[str, Any] = {"scenes": None, "mosaic": None}
+    if recipe.mosaic is not None and recipe.mosaic.rule == "feather":
+        changes["write"] = _of_scores(recipe.write)
     return {
         name: recipe.model_copy(update={**changes, "scene": scene, "output": folder / f"{name}.tif"})
         for name, scene in recipe.scenes.items()
@@ -29,5 +30,13 @@ def parts_of(recipe: PredictRecipe) -> dict[str, PredictRecipe]:
 
 
 def parts_folder(output: Path) -> Path:
-    """Where the parts of a mosaic lie until it is whole."""
-    return output.with_name(output.stem + PARTS)
+    """Where the maps of a mosaic's scenes lie until it is whole."""
+    return output.with_name(f".{output.name}.scenes")
+
+
+def _of_scores(write: WriteSection) -> WriteSection:
+    """What is blended: values as they are, everything else as probabilities. Raises RecipeError for a mixture."""
+    values = [kind for kind in write.kinds if kind == "value"]
+    if values and len(write.kinds) > 1:
+        raise RecipeError("write.what: value cannot be feathered together with other kinds of map; write it alone")
+    return write.model_copy(update={"what": "value" if values else "probability", "dtype": "float32"})
