@@ -231,7 +231,7 @@ def _method(info: RasterInfo, grid: GeoBox, power: bool) -> Any:
 
 
 def _pixel_m(grid: GeoBox) -> float:
-    return float(abs(grid.affine.a))
+    return float(abs(grid.affine.a)) * (METRES_PER_DEGREE if grid.crs and grid.crs.geographic else 1.0)
 
 
 def _nodata_of_counts(info: RasterInfo, asset: Asset, sensor: Sensor) -> float | None:

@@ -29,12 +29,14 @@ from skysense_cli.data.sources import Item
 from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.areas import GridArea, area_on
-from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, lonlat, make_grid, utm_epsg
+from skysense_cli.geo.crs import transformer
+from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, ground_pixel_m, lonlat, make_grid, metric_crs
 from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.recipe.schema.build import DatesSection
 from skysense_cli.recipe.schema.section import CoregisterSection
 
 SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
+SQUARE = 0.02  # of a pixel's side, by which the other may differ
 
 
 @dataclass(frozen=True)
@@ -209,42 +211,58 @@ def _headers(items: Sequence[Item], wanted: Input) -> list[RasterInfo]:
 
 
 def _pixel(info: RasterInfo) -> float:
-    return abs(info.transform.a)
+    """Width of a pixel in CRS units."""
+    return info.gsd[1]
 
 
 def _refuse_other_gsd(name: str, info: RasterInfo, wanted: Input) -> None:
-    """Raise GridError unless the scene's pixels are about as large as those the model was trained on."""
+    """Raise GridError unless the scene's pixels are about as large on the ground, and as square, as those the model was trained on."""
+    choices = f"scene_gsd: resample (to {wanted.gsd_m:g} m) or as_is (take them as if they were {wanted.gsd_m:g} m)"
+    how = "in the recipe, or --set scene_gsd=resample"
     if not info.grid.crs:
         raise GridError(
-            f"{info.path} has no coordinate reference system; say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones"
+            f"{info.path} has no coordinate reference system; say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones "
+            "(in the recipe, or --set scene_gsd=as_is)"
         )
-    check_scale(info.crs, *lonlat(info.grid))
-    if not SAME_GSD[0] <= _pixel(info) / wanted.gsd_m <= SAME_GSD[1]:
-        raise GridError(
-            f"scene.{name}: {info.path} has {_pixel(info):g} m pixels, the bundle was trained on {wanted.gsd_m:g} m ones. "
-            f"Say scene_gsd: resample (to {wanted.gsd_m:g} m) or as_is (take them as if they were {wanted.gsd_m:g} m)"
-        )
+    down, across = ground_pixel_m(info.grid)
+    size = f"{across:.3g} m" if abs(down / across - 1) < SQUARE else f"{across:.3g} x {down:.3g} m"
+    if info.grid.crs.geographic:
+        raise GridError(f"scene.{name}: {info.path} is in degrees, its pixels are {size} on the ground. Say {choices}; {how}")
+    if not all(SAME_GSD[0] <= side / wanted.gsd_m <= SAME_GSD[1] for side in (down, across)) or not abs(down / across - 1) < SQUARE:
+        on_map = f"{_pixel(info):g} m pixels"
+        if abs(across / _pixel(info) - 1) > SQUARE or abs(down / across - 1) >= SQUARE:
+            on_map += f" in {info.crs[:40]}, which are {size} on the ground"
+        raise GridError(f"scene.{name}: {info.path} has {on_map}, the bundle was trained on {wanted.gsd_m:g} m ones. Say {choices}; {how}")
 
 
 # the map's grid
 
 
 def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
-    """The grid of the first scene, grown to hold all others of its CRS; in the bundle's pixels when resampled."""
+    """The grid of the first scene, grown to hold all others of its CRS; north-up in the bundle's pixels when resampled."""
     first = headers[0]
-    if first.transform.b or first.transform.d or first.transform.a <= 0 or first.transform.e >= 0:
-        raise GridError(f"{first.path} is turned, flipped or not georeferenced; warp it north-up first, e.g. gdalwarp -t_srs EPSG:n")
-    if gsd != "resample" or (first.crs and abs(_pixel(first) / wanted.gsd_m - 1) < 1e-6):
-        return _grown(first, [info for info in headers[1:] if info.crs == first.crs])
+    others = [info for info in headers[1:] if info.crs == first.crs]
+    turned = bool(first.transform.b or first.transform.d or first.transform.a <= 0 or first.transform.e >= 0)
+    if turned and (gsd != "resample" or not first.crs):
+        what = "turned, flipped or not georeferenced"
+        raise GridError(
+            f"{first.path} is {what}; say scene_gsd: resample to lay it north-up (--set scene_gsd=resample), "
+            "or warp it yourself, e.g. with gdalwarp -t_srs EPSG:n"
+        )
+    if gsd != "resample" or (not turned and first.crs and abs(_pixel(first) / wanted.gsd_m - 1) < 1e-6):
+        return _grown(first, others)
     crs, place = first.crs, lonlat(first.grid)
     if not crs:
         raise GridError(f"{first.path} has no coordinate reference system and cannot be resampled; say scene_gsd: as_is")
-    bounds = _grown(first, headers[1:]).boundingbox
+    left, bottom, right, top = bounds_of(_grown(first, others))
     if not _true_to_scale(crs, place):
-        crs = f"EPSG:{utm_epsg(*place)}"
-        bounds = bounds.to_crs(crs)
-    height, width = (math.ceil(side / wanted.gsd_m - 1e-6) for side in (bounds.top - bounds.bottom, bounds.right - bounds.left))
-    return make_grid(bounds.left, bounds.top, wanted.gsd_m, height, width, crs)
+        target = metric_crs(*place)
+        left, bottom, right, top = transformer(crs, target).transform_bounds(left, bottom, right, top, densify_pts=21)
+        crs = target
+    if not np.isfinite([left, bottom, right, top]).all():
+        raise GridError(f"{first.path} does not wholly lie where {crs} is defined; warp it yourself, e.g. with gdalwarp -t_srs EPSG:n")
+    height, width = (math.ceil(side / wanted.gsd_m - 1e-6) for side in (top - bottom, right - left))
+    return make_grid(left, top, wanted.gsd_m, height, width, crs)
 
 
 def _grown(first: RasterInfo, others: Sequence[RasterInfo]) -> GeoBox:

@@ -4,6 +4,8 @@ Along the axes (same CRS, no rotation, not coarser) it is done here, as GDAL wou
 digits; everything else is GDAL's warp with exact coordinates, so that strips of a scene agree.
 """
 
+import re
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from rasterio.warp import reproject
 
 from skysense_cli.errors import GridError
 from skysense_cli.geo.axes import Steps, aligned
-from skysense_cli.geo.crs import crs_text, transformer
+from skysense_cli.geo.crs import crs_text, transformer, understood
 from skysense_cli.geo.grid import shifted
 from skysense_cli.geo.layer import Doubled, Interpolated, Layer, Whole, stacked
 
@@ -146,13 +148,29 @@ def _source_px(source: GeoBox, grid: GeoBox, columns: np.ndarray, rows: np.ndarr
 
 
 def _turned(source: GeoBox, grid: GeoBox) -> GeoBox:
-    """`source`, moved by a full turn of the globe if its longitudes are counted otherwise than -180..180."""
+    """`source`, moved by a full turn of the globe if its longitudes are counted otherwise than -180..180.
+
+    One that lies across 180 is counted from there instead of from Greenwich: neither PROJ nor GDAL then jumps within it.
+    """
     if not source.crs or not source.crs.geographic or crs_text(source.crs) == crs_text(grid.crs):
         return source
     left, right = source.affine.c, source.affine.c + source.affine.a * source.shape[1]
     lon, _ = transformer(crs_text(grid.crs), crs_text(source.crs)).transform(*_centre(grid))
     turns = [turn for turn in (0, 360, -360) if left <= lon + turn <= right]
-    return shifted(source, -turns[0], 0) if turns else source
+    turned = shifted(source, -turns[0], 0) if turns else source
+    west = turned.affine.c
+    for border in (180, -180):
+        if west < border < west + right - left:
+            moved = shifted(turned, -border, 0)
+            return GeoBox(moved.shape, moved.affine, _counted_from_180(crs_text(source.crs)))
+    return turned
+
+
+@lru_cache(maxsize=64)
+def _counted_from_180(crs: str) -> str:
+    """A geographic CRS whose longitudes begin at 180 degrees."""
+    wkt = re.sub(r',AUTHORITY\["[^"]*","[^"]*"\]', "", str(understood(crs).to_wkt("WKT1_GDAL")))
+    return re.sub(r'PRIMEM\["[^"]*",[^\]]*\]', 'PRIMEM["180",180]', wkt)
 
 
 def _centre(grid: GeoBox) -> tuple[float, float]:

@@ -153,3 +153,15 @@ def test_doubling_is_gdal_s_bilinear_bit_for_bit(row, column, height, width):
     reproject(pixels.astype(np.float32), expected, src_transform=source.affine, src_crs="EPSG:32631", dst_transform=grid.affine,
               dst_crs="EPSG:32631", resampling=Resampling.bilinear)  # fmt: skip
     assert found.dtype == np.float32 and np.array_equal(found, expected) and data.all()
+
+
+@pytest.mark.parametrize("left", [179.995, -180.005])
+def test_a_scene_across_the_antimeridian_has_no_hole_there(left):
+    pixels = np.arange(1, 101, dtype=np.uint16)[None, None].repeat(60, 1)  # counts columns of 0.0001 degrees
+    source = GeoBox((60, 100), Affine(0.0001, 0, left, 0, -0.0001, -16.0), "EPSG:4326")
+    x, y = transformer("EPSG:4326", "EPSG:32701").transform(180.0, -16.003)
+    grid = GeoBox((40, 60), Affine(10, 0, round(x) - 300, 0, -10, round(y) + 200), "EPSG:32701")
+    for rows in (slice(0, 40), slice(7, 9), slice(39, 40)):
+        found, data = resample(pixels, np.ones(pixels.shape, bool), source, grid[rows, :], "nearest")
+        assert data.all() and (np.diff(found[0].astype(int), axis=1) >= 0).all()
+        assert abs(int(found[0, 0, 30]) - 51) <= 2
