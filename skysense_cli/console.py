@@ -15,6 +15,7 @@ _HIDDEN = "***"
 _KEY = r"access_?key|accesskeyid|api_?key|auth|authorization|credential|password|passwd|secret|sig|signature|x-amz-[\w-]+"
 _NAME = rf"(?:{_KEY}|(?<!class_)(?<!extra_)token)"  # not the tokens of a transformer
 _VALUE = rf"(?!Bearer|Basic|{re.escape(_HIDDEN)})[^\s'\",&]+"
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # of names that somebody else chose; a terminal would obey them
 _SECRETS = (
     (re.compile(r"(\w[\w+.-]*://)[^/\s@]+@"), rf"\1{_HIDDEN}@"),  # user:password@ of a url
     (re.compile(rf"([?&;][\w.-]*{_NAME}[\w.-]*=)[^&\s#'\"]+", re.IGNORECASE), rf"\1{_HIDDEN}"),  # query of a url
@@ -74,7 +75,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def redact(text: str) -> str:
-    """`text` with passwords, tokens and signatures in urls, queries and headers replaced by ***."""
+    """`text` with passwords, tokens and signatures in urls, queries and headers replaced by ***, and without control characters."""
+    text = _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text

@@ -58,6 +58,7 @@ def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]
     keys that differ), or when it holds files that are not skysense's. With `overwrite` what another recipe left
     is removed; a folder that is not skysense's never is.
     """
+    from skysense_cli.geo.opening import UnreadableError
     from skysense_cli.recipe import resolved
 
     place = _Place.of(output, recipe)
@@ -67,7 +68,12 @@ def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]
         resumed = place.check(recipe, overwrite=options.overwrite)
         write_text(place.environment, json.dumps(environment(recipe), indent=2, sort_keys=True) + "\n")
         write_text(place.recipe, text)
-        yield Home(output, resolved.digest(recipe), resumed)
+        try:
+            yield Home(output, resolved.digest(recipe), resumed)
+        except UnreadableError:  # a damaged scene gives no map however often one tries, so nothing of it is kept
+            if place.single and not resumed and not output.exists():
+                place.empty()
+            raise
 
 
 def environment(recipe: "BaseModel") -> dict[str, Any]:
@@ -118,7 +124,7 @@ class _Place:
                 f"{self.output} was made with another recipe ({'; '.join(changed[:4])}{more}); "
                 "choose another --out, or give --overwrite to replace it"
             )
-        self._empty()
+        self.empty()
         return False
 
     def _refuse_strangers(self) -> None:
@@ -130,7 +136,8 @@ class _Place:
         if taken:
             raise OutputError(f"{self.output} exists and has no {self.recipe.name}, so it is not skysense's; choose another --out")
 
-    def _empty(self) -> None:
+    def empty(self) -> None:
+        """Remove what is ours."""
         if self.single:
             for unfinished in ("parts", "scenes"):  # of a run that did not end: strips of a map, maps of a mosaic
                 shutil.rmtree(self.output.with_name(f".{self.output.name}.{unfinished}"), ignore_errors=True)

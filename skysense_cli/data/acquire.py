@@ -267,12 +267,20 @@ def _in_db(power: Layer) -> Layer:
 
 
 def _check_stretch(sensor: Sensor, infos: Sequence[RasterInfo], assets: Sequence[Asset]) -> None:
-    """8-bit imagery from wider numbers needs a stretch that somebody chose."""
+    """8-bit imagery from wider numbers needs a stretch that somebody chose, and counts are not found in 8 bits without one."""
+    if any(asset.scale != 1 or asset.offset != 0 for asset in assets):
+        return
     wide = [info for info in infos if sensor.dtype == "uint8" and info.dtype != "uint8"]
-    if wide and all(asset.scale == 1 and asset.offset == 0 for asset in assets):
+    if wide:
         raise DataError(
             f"{wide[0].path}: is {wide[0].dtype}, {sensor.name} stores {sensor.dtype}; give the stretch explicitly: "
             "scale and offset with stored = (raw + offset) * scale, e.g. scale: 0.0623 for 12 bits"
+        )
+    narrow = [info for info in infos if sensor.dtype == "uint16" and info.dtype == "uint8"]
+    if narrow:
+        raise DataError(
+            f"{narrow[0].path}: is uint8, a picture for the eye; {sensor.name} stores {sensor.units} in {sensor.dtype}. Use the "
+            "product itself, or say how counts come back: scale and offset with stored = (raw + offset) * scale"
         )
 
 

@@ -51,6 +51,10 @@ def entry_of(given: str, sensor_name: str, modality: str, wishes: Wishes) -> Ent
     what to write instead.
     """
     sensor = sensors.get(sensor_name)
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{given!r}: its name is no valid UTF-8, which recipes and GDAL need; rename it") from error
     entry = _entry(given, sensor, wishes)
     if entry.get("source", {}).get("kind") == "sample" and modality in npz.header(Path(given)).series:
         entry["source"]["modality"] = modality

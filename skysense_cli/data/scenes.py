@@ -31,6 +31,7 @@ from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.areas import GridArea, area_on
 from skysense_cli.geo.crs import transformer
 from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, ground_pixel_m, lonlat, make_grid, metric_crs
+from skysense_cli.geo.outlines import outline
 from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.recipe.schema.build import DatesSection
 from skysense_cli.recipe.schema.section import CoregisterSection
@@ -110,6 +111,8 @@ def open_scene(
     items = {name: _items(name, entry, inputs[name], options.period) for name, entry in scene.items()}
     infos = {name: _headers(found, inputs[name]) for name, found in items.items()}
     for name, headers in infos.items():
+        for header in headers:
+            _require_ground(header)
         if options.gsd == "refuse":
             _refuse_other_gsd(name, headers[0], inputs[name])
     grid = _map_grid(infos[reference], inputs[reference], options.gsd)
@@ -221,7 +224,7 @@ def _refuse_other_gsd(name: str, info: RasterInfo, wanted: Input) -> None:
     how = "in the recipe, or --set scene_gsd=resample"
     if not info.grid.crs:
         raise GridError(
-            f"{info.path} has no coordinate reference system; say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones "
+            f"{info.path} has no coordinate reference system (CRS); say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones "
             "(in the recipe, or --set scene_gsd=as_is)"
         )
     down, across = ground_pixel_m(info.grid)
@@ -242,9 +245,11 @@ def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
     """The grid of the first scene, grown to hold all others of its CRS; north-up in the bundle's pixels when resampled."""
     first = headers[0]
     others = [info for info in headers[1:] if info.crs == first.crs]
+    if first.crs and not (first.transform.b or first.transform.d) and first.transform.e > 0:
+        first = _north_up(first)
     turned = bool(first.transform.b or first.transform.d or first.transform.a <= 0 or first.transform.e >= 0)
     if turned and (gsd != "resample" or not first.crs):
-        what = "turned, flipped or not georeferenced"
+        what = f"turned, flipped or not georeferenced (CRS: {first.crs[:40] or 'none'})"
         raise GridError(
             f"{first.path} is {what}; say scene_gsd: resample to lay it north-up (--set scene_gsd=resample), "
             "or warp it yourself, e.g. with gdalwarp -t_srs EPSG:n"
@@ -253,7 +258,7 @@ def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
         return _grown(first, others)
     crs, place = first.crs, lonlat(first.grid)
     if not crs:
-        raise GridError(f"{first.path} has no coordinate reference system and cannot be resampled; say scene_gsd: as_is")
+        raise GridError(f"{first.path} has no coordinate reference system (CRS) and cannot be resampled; say scene_gsd: as_is")
     left, bottom, right, top = bounds_of(_grown(first, others))
     if not _true_to_scale(crs, place):
         target = metric_crs(*place)
@@ -263,6 +268,27 @@ def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
         raise GridError(f"{first.path} does not wholly lie where {crs} is defined; warp it yourself, e.g. with gdalwarp -t_srs EPSG:n")
     height, width = (math.ceil(side / wanted.gsd_m - 1e-6) for side in (top - bottom, right - left))
     return make_grid(left, top, wanted.gsd_m, height, width, crs)
+
+
+def _north_up(info: RasterInfo) -> RasterInfo:
+    """A raster whose first row is the southernmost, as if it began at the top; its pixels stay where they are."""
+    a, _, c, _, e, f = info.transform[:6]
+    return replace(info, transform=Affine(a, 0, c, 0, -e, f + e * info.shape[0]))
+
+
+def _require_ground(info: RasterInfo) -> None:
+    """Raise GridError when a scene that names a CRS does not lie on the Earth."""
+    if not info.crs:
+        return
+    left, bottom, right, top = bounds_of(info.grid)
+    if info.grid.crs and info.grid.crs.geographic and not -90.5 <= bottom <= top <= 90.5:
+        raise GridError(f"{info.path}: reaches from latitude {bottom:g} to {top:g}; its CRS or its transform is wrong")
+    try:
+        outline((left, bottom, right, top), info.crs)
+    except GridError as error:
+        raise GridError(
+            f"{info.path}: its CRS has no place on the Earth ({error}); warp it first, e.g. with gdalwarp -t_srs EPSG:n"
+        ) from error
 
 
 def _grown(first: RasterInfo, others: Sequence[RasterInfo]) -> GeoBox:

@@ -1,5 +1,6 @@
 """Pictures of maps that a person looks at: a reduced map with its legend, as PNG."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ def _figure(shape: tuple[int, int]):  # type: ignore[no-untyped-def]
 
 
 def _save(path: Path, figure: Figure, axes, title: str) -> None:  # type: ignore[no-untyped-def]
-    axes.set_title(title, fontsize=9, loc="left")
-    with whole_file(path) as temporary:
+    shown = "".join(character if character.isprintable() else "?" for character in title)  # a file may be called anything
+    axes.set_title(shown, fontsize=9, loc="left", parse_math=False)
+    with whole_file(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(temporary, format="png", metadata={"Software": None})  # no version: equal maps are equal files

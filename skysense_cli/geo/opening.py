@@ -16,7 +16,7 @@ from skysense_cli.errors import GridError, SkySenseError, SourceError
 from skysense_cli.geo import cube, remote
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
-MOST_BLOCK_BYTES = 1 << 30  # one block is decoded as a whole
+MOST_BLOCK_BYTES = 256 << 20  # one block is decoded as a whole
 MOST_BANDS = 10_000
 UNKNOWN = "not recognized as being in a supported file format"  # what GDAL says when it is no file of a driver
 
@@ -35,6 +35,11 @@ ENVIRONMENT = {
     "GDAL_TIFF_OVR_BLOCKSIZE": 512,
     "GTIFF_SRS_SOURCE": "EPSG",
 }
+
+
+class UnreadableError(GridError):
+    """A raster on this machine is not what it should be; reading it again gives the same."""
+
 
 Place = str | os.PathLike[str]
 ZIP = "zip://"  # and the archive's path, `!/`, the member's name
@@ -122,7 +127,8 @@ def _check_layout(dataset: DatasetReader, name: str) -> None:
     size = height * width * np.dtype(dataset.dtypes[0]).itemsize * together
     if size > MOST_BLOCK_BYTES:
         raise GridError(
-            f"{name}: is stored in blocks of {height} x {width} px, {size:,} bytes each, at most {MOST_BLOCK_BYTES:,} are decoded"
+            f"{name}: is stored in blocks of {height} x {width} px, {size:,} bytes each, at most {MOST_BLOCK_BYTES:,} are decoded; "
+            "rewrite it in small blocks, e.g. gdal_translate -of COG in.tif out.tif"
         )
 
 
@@ -132,7 +138,7 @@ def failure(name: str, reason: str) -> SkySenseError:
         reason = remote.cause(name, reason.replace("/vsicurl/", "").replace("/vsis3/", "s3://"))
         return SourceError(f"{remote.shown(name)}: {reason}")
     reason = reason.replace("/vsizip/{", ZIP).replace("}/", "!/").replace(f"{Path(name).name}: ", "")
-    return GridError(f"{name}: {reason}")
+    return UnreadableError(f"{name}: {reason}")
 
 
 def reason_of(error: BaseException) -> str:

@@ -165,7 +165,7 @@ def _grid_of(name: str, shape: tuple[int, int], transform: Affine, crs: str, gcp
     if not crs and gcps:
         raise GridError(f"{name}: is placed by {gcps} ground control points only; geocode it to a grid first")
     if not np.isfinite(transform[:6]).all() or transform.determinant == 0:
-        raise GridError(f"{name}: has the unusable transform {tuple(transform[:6])}")
+        raise GridError(f"{name}: has an unusable geotransform, with a pixel size of zero or no numbers in it: {tuple(transform[:6])}")
     return GeoBox(shape, transform, crs or None)
 
 
