@@ -53,6 +53,11 @@ def bounds_of(grid: GeoBox) -> Bounds:
     return float(box.left), float(box.bottom), float(box.right), float(box.top)
 
 
+def in_degrees(grid: GeoBox) -> bool:
+    """Whether the coordinates of a grid are longitudes and latitudes."""
+    return grid.crs is not None and bool(grid.crs.geographic)
+
+
 @dataclass(frozen=True)
 class Footprint:
     """A square on the ground. row (southward) and col (eastward) count strides from the anchor; they may be negative.
