@@ -27,6 +27,7 @@ from skysense_cli.cli import (
     pretrain,
     recipe,
     samples,
+    view,
     weights,
 )
 from skysense_cli.errors import SkySenseError, SkySenseWarning
@@ -44,6 +45,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("map-prototypes")(map_prototypes.map_prototypes)
 app.command("embed")(embed.embed)
+app.command("view")(view.view)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
 app.add_typer(recipe.app, name="recipe")
