@@ -63,8 +63,9 @@ function answerLines(track, found) {
 }
 
 // What a person asks for comes first.
-const ANSWER_ORDER = { class: 0, value: 1, prototype: 2, image: 3 };
-const answering = [...view.tracks].reverse().sort((a, b) => ANSWER_ORDER[a.kind] - ANSWER_ORDER[b.kind]);
+const ANSWER_ORDER = ["class", "confidence", "probability", "prototype", "value", "image"];
+const rank = (track) => ANSWER_ORDER.findIndex((name) => name === track.what || name === track.kind);
+const answering = [...view.tracks].reverse().sort((a, b) => rank(a) - rank(b));
 
 const degrees = (value, positive, negative) => `${Math.abs(value).toFixed(6)}° ${value < 0 ? negative : positive}`;
 

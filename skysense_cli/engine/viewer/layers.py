@@ -108,7 +108,7 @@ def find_rasters(places: Sequence[Path]) -> list[Path]:
             found.append(place)
         else:
             raise DataError(f"{place}: no such file or folder")
-    unique = list(dict.fromkeys(path.absolute() for path in found))
+    unique = list({path.absolute(): path for path in found}.values())
     if len(unique) > MOST_LAYERS:
         raise DataError(f"{len(unique)} rasters are named, a page shows at most {MOST_LAYERS}; name fewer files")
     return unique

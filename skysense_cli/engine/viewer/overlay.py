@@ -23,7 +23,7 @@ from skysense_cli.geo.web_mercator import RADIUS_M, WebPlace, lattice, web_place
 STEPS = {"uint8": 254, "uint16": 65534}  # of a number that is embedded; the largest means no data
 SMALL_PX, FINEST = 1024, 4  # small maps get finer pixels than their own, so that these keep their shape on the warped grid
 WEBP_QUALITY = 88
-GAMMA = 0.8  # of imagery that is stretched
+GAMMA = 0.65  # of imagery that is stretched
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,23 @@
 // A line across the map: the chosen layer is shown on its left only, so that what lies below shows on its right.
 
 const divider = document.getElementById("divider");
+map.createPane("divider").append(divider); // above the layers, below the answers
+map.getPane("divider").style.zIndex = 640;
+L.DomEvent.disableClickPropagation(divider);
 const swiping = { on: false, track: null, share: 0.5 };
 
 function clip() {
+  const size = map.getSize();
+  const [first, last] = [map.containerPointToLayerPoint([0, 0]), map.containerPointToLayerPoint([size.x * swiping.share, size.y])];
   view.tracks.forEach((track) => {
     if (!swiping.on || track !== swiping.track) {
       track.pane.style.clipPath = "";
       return;
     }
-    const size = map.getSize();
-    const [first, last] = [map.containerPointToLayerPoint([0, 0]), map.containerPointToLayerPoint([size.x * swiping.share, size.y])];
     track.pane.style.clipPath = `polygon(${first.x}px ${first.y}px, ${last.x}px ${first.y}px, ${last.x}px ${last.y}px, ${first.x}px ${last.y}px)`;
   });
   divider.hidden = !swiping.on;
-  divider.style.left = `${swiping.share * 100}%`;
+  Object.assign(divider.style, { left: `${last.x}px`, top: `${first.y}px`, height: `${size.y}px` });
   divider.setAttribute("aria-valuenow", Math.round(swiping.share * 100));
 }
 

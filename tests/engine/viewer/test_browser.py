@@ -202,6 +202,7 @@ def test_a_corner_lies_within_a_pixel_and_a_click_answers_what_is_there(screen, 
 
 
 def test_opacity_and_swipe(screen, maps):
+    from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 
     grid, (west, east) = maps.AT_60_NORTH, (20, 100)
@@ -218,6 +219,10 @@ def test_opacity_and_swipe(screen, maps):
     screen.find("#swipe").click()
     assert screen.color(*maps.lonlat_of(grid, west, 60)) == maps.COLORS[0]
     assert screen.color(*maps.lonlat_of(grid, east, 60)) == GROUND  # right of the line
+    drag = ActionChains(screen.driver).click_and_hold(screen.find("#divider span"))
+    drag.move_by_offset(int(screen.place(*maps.lonlat_of(grid, 110, 60))[0] - screen.find("#divider").rect["x"]), 0).release().perform()
+    assert screen.color(*maps.lonlat_of(grid, east, 60)) == maps.COLORS[2]
+    assert screen.color(*maps.lonlat_of(grid, 117, 60)) == GROUND
     screen.find("#divider").send_keys(Keys.END)
     assert screen.color(*maps.lonlat_of(grid, east, 60)) == maps.COLORS[2]
     screen.find("#divider").send_keys(Keys.HOME)
