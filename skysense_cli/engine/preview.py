@@ -106,6 +106,22 @@ def save_values(path: Path, values: np.ndarray, title: str, label: str, limits: 
     _save(path, figure, axes, title)
 
 
+def save_confusion(path: Path, counts: np.ndarray, names: Sequence[str], title: str) -> None:
+    """Counts (C, C) of true (rows) and mapped (columns) classes, coloured by their share of the true ones."""
+    figure, axes = _figure(counts.shape)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_axis_on()
+    axes.set_xticks(range(len(names)), names, rotation=35, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(xlabel="mapped", ylabel="true")
+    for row, column in np.ndindex(*counts.shape) if len(names) <= LONGEST_LEGEND else ():
+        axes.text(
+            column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7, color="w" if shares[row, column] > 0.5 else "k"
+        )
+    _save(path, figure, axes, title)
+
+
 def _scale() -> Colormap:
     """Dark blue over green to yellow, white where there is no value."""
     return ListedColormap(colormaps["viridis"](np.linspace(0, 1, 256))).with_extremes(bad="white")

@@ -1,121 +1,108 @@
-"""`map-prototypes` from recipe to files: three rasters, a legend and a picture."""
+"""`map-prototypes` to files: three rasters and a picture for each CRS, a legend with its page, and a comparison with land cover."""
+
+from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
-from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from skysense_cli import console
-from skysense_cli.core.batch import Batch
-from skysense_cli.core.prototypes import GeoPrototypes
-from skysense_cli.data.dataset import Regions
-from skysense_cli.engine import memory
-from skysense_cli.engine.assemble import LoadedBundle
-from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes
-from skysense_cli.engine.prototype_map import NO_PROTOTYPE, NO_REGION, CellRows, Census, nearest_cells, prototype_color
-from skysense_cli.engine.scene_job import SceneJob, open_job
+from skysense_cli.engine.land_cover import Comparison, LandCover
+from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_confusion
+from skysense_cli.engine.prototype_census import Census, Tally
+from skysense_cli.engine.prototype_map import NO_PROTOTYPE, NO_REGION, CellRows, hex_color, prototype_color
+from skysense_cli.engine.prototype_mosaic import ON_LATTICE, mosaic
+from skysense_cli.engine.prototype_page import Picture, patch_facts, write_page
+from skysense_cli.engine.prototype_sources import PrototypeJob, Sheet
 from skysense_cli.engine.score_map import Color
-from skysense_cli.errors import BundleError, GridError
 from skysense_cli.files import write_text
 from skysense_cli.geo.cog import GeoTiffStream, Look
-from skysense_cli.geo.grid import crs_text, lonlat
-from skysense_cli.geo.regions import region_of
-from skysense_cli.recipe.schema.maps import MapPrototypesRecipe
+from skysense_cli.geo.grid import crs_text, window
 
 INDEX, SIMILARITY, REGION = "prototypes.tif", "prototypes_similarity.tif", "prototypes_region.tif"
-PIXEL_BYTES = 10  # of a cell in the three rasters
-SEAM_RULE = "each tile takes the region in which its centre lies and decides its core alone"
+PICTURE, LEGEND, PAGE, COMPARISON, CONFUSION = "prototypes.png", "legend.json", "legend.html", "comparison.json", "comparison.png"
+SEAM_RULES = {
+    "scene": "each tile takes the region in which its centre lies and decides its core alone",
+    "scenes": "a cell is decided by the scene that sees it and whose centre is nearest; in a scene "
+    "each tile takes the region in which its centre lies and decides its core alone",
+    "samples": "a cell is decided by the sample that sees it and whose centre is nearest; "
+    "a sample takes the region in which its centre lies",
+}
 
 
-def open_prototypes(recipe: MapPrototypesRecipe, bundle: LoadedBundle) -> SceneJob:
-    """The scene of a recipe in cells. Raises BundleError for a model without prototypes, GridError for a scene without a place."""
-    if not isinstance(bundle.model.geo_context, GeoPrototypes):
-        raise BundleError(f"{bundle.path} has no prototypes (model.prototypes is null in the recipe it was trained with)")
-    job = open_job(recipe, bundle, bundle.spec.model.cell_m)
-    if job.grid.crs is None:
-        raise GridError("map-prototypes: the scene is not georeferenced, and prototypes belong to regions of the globe")
-    return job
+def write_prototypes(
+    job: PrototypeJob, folder: Path, recipe_digest: str, land_cover: LandCover | None = None, patches: int = 6
+) -> list[str]:
+    """Write prototypes.tif (uint16), _similarity.tif (float32), _region.tif (int32), legend.json, .csv and .html, and prototypes.png.
 
-
-def plan_facts(job: SceneJob) -> list[tuple[str, str]]:
-    """(what, value) lines of the plan; among them the regions of the scene, and which of them have prototypes."""
-    held = memory.needs(job.plan, job.scene.channels, 0, PIXEL_BYTES, 1)
-    return [*job.facts(), *memory.lines(job.plan, held, PIXEL_BYTES), *region_facts(job)]
-
-
-def region_facts(job: SceneJob) -> list[tuple[str, str]]:
-    """(what, value) lines: the regions of the scene, and which of them have prototypes."""
-    learned = set(_prototypes(job).slot_regions.tolist())
-    words = {region: "with prototypes" if region in learned else "WITHOUT prototypes: nodata" for region in regions(job)}
-    return [(f"region {region}", f"{cells:,} cells, {words[region]}") for region, cells in regions(job).items()]
-
-
-def regions(job: SceneJob) -> Counter[int]:
-    """Region -> cells of the scene that its tiles decide, most first."""
-    plan, px, found = job.plan, job.plan.unit_px, Counter[int]()
-    for (row, top), (column, left) in itertools.product(enumerate(plan.rows.starts), enumerate(plan.columns.starts)):
-        core = plan.core(row, column)
-        centre = job.grid.affine * ((left + plan.columns.size / 2) * px, (top + plan.rows.size / 2) * px)
-        region = region_of(*lonlat((*centre, *centre), crs_text(job.grid.crs)), *cast(Regions, job.bundle.spec.regions))
-        sides = [min(part.stop * px, side) - min(part.start * px, side) for part, side in zip(core, plan.shape, strict=True)]
-        found[region] += sides[0] * sides[1]
-    return Counter(dict(found.most_common()))
-
-
-def write_prototypes(job: SceneJob, folder: Path, recipe_digest: str) -> list[str]:
-    """Write prototypes.tif (uint16), _similarity.tif (float32), _region.tif (int32), legend.json, legend.csv and .png.
-
-    Every file is whole or absent; no random number is drawn. The palette of prototypes.tif, which has one colour
-    per number, is that of the region with most cells. Returns lines for the user.
+    With several CRSs the rasters and the picture lie in a folder for each. land_cover: also comparison.json and .png
+    Every file is whole or absent; no random number is drawn for a map. The palette of a prototypes.tif, which has one
+    colour per number, is that of the region with most cells. Returns lines for the user.
     """
-    census, codes = Census(_prototypes(job).per_region), Reduced(job.plan.shape)
-    tags = {**job.tags(recipe_digest), "SKYSENSE_SEAM_RULE": SEAM_RULE}
-    with _Rasters(job, folder, tags) as rasters:
-        for rows in _rows(job):
-            rasters.write(rows)
-            census.add(rows)
-            codes.add(census.codes(rows.region, rows.index))
-    legend = _legend(census)
-    write_text(folder / "legend.json", _json(legend, census, job))
-    write_text(folder / "legend.csv", _csv(legend))
-    colors = {line.region * census.per_region + line.prototype: line.color for line in legend}
-    several = len({line.region for line in legend}) > 1
-    labels = [f"{line.region}: {line.prototype}" if several else f"prototype {line.prototype}" for line in legend]
-    entries = [Entry(label, line.color, line.share) for label, line in zip(labels, legend, strict=True)]
-    title = "nearest prototype of each cell" + (", simulated data" if "SIMULATED" in tags else "")
-    save_classes(folder / "prototypes.png", paint(codes.picture, colors), entries, title)
-    for region, cells in sorted(census.empty.items()):
-        known = ", ".join(map(str, sorted(_prototypes(job).slot_regions.tolist())[:8])) or "none"
-        console.warn(f"region {region} has no prototypes, {cells:,} cells are nodata (this bundle learned regions {known})")
-    return [f"prototypes: {folder / INDEX} ({len(legend)} in use on {sum(census.cells.values()):,} cells)"]
+    census = Census(job.prototypes.per_region, patches)
+    made = [_sheet(job, number, folder, recipe_digest, census, land_cover) for number in range(len(job.sheets))]
+    found = None if land_cover is None or not census.used else land_cover.compare()
+    write_text(folder / LEGEND, _json(census, job, made))
+    write_text(folder / "legend.csv", _csv(census, found))
+    for sheet, one in zip(job.sheets, made, strict=True):
+        _picture(folder / sheet.name / PICTURE, census, one.picture.codes, "SIMULATED" in sheet.tags)
+    write_page(folder / PAGE, job, census, [one.picture for one in made], found, _notes(job, found))
+    _warn(job, census, made)
+    cells = sum(tally.cells for tally in census.used.values())
+    places = ", ".join(str(folder / sheet.name / INDEX) for sheet in job.sheets[:4]) + (", ..." if len(job.sheets) > 4 else "")
+    lines = [f"prototypes: {places} ({len(census.used)} in use on {cells:,} cells)", f"legend: {folder / PAGE}"]
+    if found is not None:
+        lines += _write_comparison(folder, found, census.per_region)
+    return lines
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A sheet that is on disk. deciding: how many of its sources decided a cell"""
+
+    picture: Picture
+    deciding: int
+
+
+def _sheet(job: PrototypeJob, number: int, folder: Path, digest: str, census: Census, land_cover: LandCover | None) -> _Made:
+    """Write the rasters of a sheet, row by row, and count what is in them."""
+    sheet = job.sheets[number]
+    shape = sheet.grid.shape[0], sheet.grid.shape[1]
+    reduced, deciding = Reduced(shape), set[int]()
+    with _Rasters(job, sheet, folder / sheet.name, digest) as rasters:
+        for rows in mosaic(sheet.streams, sheet.placements, shape):
+            rasters.write(rows.cells)
+            codes = census.add(rows.cells, sheet.grid, number, rows.source)
+            reduced.add(codes)
+            deciding.update(np.unique(rows.source).tolist())
+            if land_cover is not None:
+                last = rows.cells.top + len(codes)
+                land_cover.add(codes, window(sheet.grid, slice(rows.cells.top, last), slice(0, shape[1])))
+    return _Made(Picture(sheet.name, sheet.grid, reduced.picture, reduced.step), len(deciding - {-1}))
 
 
 class _Rasters:
-    """The three files, written together."""
+    """The three files of a sheet, written together."""
 
-    def __init__(self, job: SceneJob, folder: Path, tags: dict[str, str]) -> None:
-        per_region, region = _prototypes(job).per_region, next(iter(regions(job)))
+    def __init__(self, job: PrototypeJob, sheet: Sheet, folder: Path, digest: str) -> None:
+        per_region, region = job.prototypes.per_region, next(iter(sheet.regions))
         colors = {number: prototype_color(region, number, per_region) for number in range(per_region)}
-        tags = {**tags, "SKYSENSE_PALETTE_REGION": str(region)}
+        tags = {**job.tags(sheet, digest), "SKYSENSE_SEAM_RULE": SEAM_RULES[job.what], "SKYSENSE_PALETTE_REGION": str(region)}
         looks = (
             (INDEX, "uint16", Look(nodata=NO_PROTOTYPE, colors=colors, band_names=["prototype"], tags=tags, overviews="mode")),
             (SIMILARITY, "float32", Look(nodata=np.nan, band_names=["cosine similarity"], tags=tags, overviews="average")),
             (REGION, "int32", Look(nodata=NO_REGION, band_names=["region"], tags=tags, overviews="mode")),
         )
-        self._streams = [GeoTiffStream(folder / name, job.grid, 1, dtype, look) for name, dtype, look in looks]
+        self._streams = [GeoTiffStream(folder / name, sheet.grid, 1, dtype, look) for name, dtype, look in looks]
         self._stack = ExitStack()
 
-    def __enter__(self) -> "_Rasters":
+    def __enter__(self) -> _Rasters:
         for stream in self._streams:
             self._stack.enter_context(stream)
         return self
@@ -128,56 +115,101 @@ class _Rasters:
         self._stack.__exit__(*error)
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A prototype in use. share: of the cells that have one"""
-
-    region: int
-    prototype: int
-    color: Color
-    cells: int
-    share: float
-
-
-def _rows(job: SceneJob) -> Iterator[CellRows]:
-    model, device = job.bundle.model, job.bundle.device
-
-    def nearest(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        batch = batch.to(device)
-        features = model(batch)
-        index, similarity = _prototypes(job).nearest(features.fused_mm, batch.region)
-        return torch.where(features.seen_any, index, -1), similarity, features.seen_any
-
-    return nearest_cells(nearest, job.to_batch, job.scene, job.plan)
+def _picture(path: Path, census: Census, codes: np.ndarray, simulated: bool) -> None:
+    total = sum(tally.cells for tally in census.used.values())
+    several = len(census.regions()) > 1
+    entries, colors = [], {}
+    for (region, prototype), tally in sorted(census.used.items()):
+        color = colors[census.code(region, prototype)] = prototype_color(region, prototype, census.per_region)
+        label = f"{region}: {prototype}" if several else f"prototype {prototype}"
+        entries.append(Entry(label, color, tally.cells / total))
+    save_classes(path, paint(codes, colors), entries, "nearest prototype of each cell" + (", simulated data" if simulated else ""))
 
 
-def _prototypes(job: SceneJob) -> GeoPrototypes:
-    return cast(GeoPrototypes, job.bundle.model.geo_context)
+def _json(census: Census, job: PrototypeJob, made: list[_Made]) -> str:
+    """legend.json: the rules, and cells, hectares and similarity by sheet, region and prototype."""
+    total = sum(tally.cells for tally in census.used.values())
+    maps = [
+        {"folder": sheet.name or ".", "crs": crs_text(sheet.grid.crs), "rows": sheet.grid.shape[0], "columns": sheet.grid.shape[1],
+         "sources": len(sheet.sources), "deciding": one.deciding, "off_grid": sum(at.off > ON_LATTICE for at in sheet.placements)}
+        for sheet, one in zip(job.sheets, made, strict=True)
+    ]  # fmt: skip
+    in_use = {region: sum(one == region for one, _ in census.used) for region in census.regions()}
+    regions = [
+        {"region": region, "prototypes_in_use": in_use[region], **_tally(tally)} for region, tally in census.regions().items()
+    ]  # fmt: skip
+    empty = [{"region": region, "cells": tally.cells, "area_ha": round(tally.area_ha, 4)} for region, tally in sorted(census.empty.items())]
+    prototypes = [
+        {"region": region, "prototype": prototype, "color": _hex(census, region, prototype), **_tally(tally),
+         "share": round(tally.cells / total, 6), "typical": [patch_facts(job, cell) for cell in census.most_typical(region, prototype)]}
+        for (region, prototype), tally in sorted(census.used.items())
+    ]  # fmt: skip
+    facts = {
+        "cell_m": job.cell_m, "per_region": census.per_region, "seam_rule": SEAM_RULES[job.what], "maps": maps, "regions": regions,
+        "regions_without_prototypes": empty, "prototypes": prototypes,
+    }  # fmt: skip
+    return json.dumps(facts, indent=1) + "\n"
 
 
-def _legend(census: Census) -> list[_Line]:
-    total = sum(census.cells.values())
-    colors = {pair: prototype_color(*pair, census.per_region) for pair in census.cells}
-    return [_Line(*pair, colors[pair], census.cells[pair], census.cells[pair] / total) for pair in sorted(census.cells)]
-
-
-def _json(legend: list[_Line], census: Census, job: SceneJob) -> str:
-    lines = [
-        {"region": one.region, "prototype": one.prototype, "color": _hex(one.color), "cells": one.cells, "share": round(one.share, 6)}
-        for one in legend
-    ]
-    empty = [{"region": region, "cells": cells} for region, cells in sorted(census.empty.items())]
-    facts = {"cell_m": job.gsd_m, "per_region": census.per_region, "seam_rule": SEAM_RULE, "regions_without_prototypes": empty}
-    return json.dumps({**facts, "prototypes": lines}, indent=1) + "\n"
-
-
-def _csv(legend: list[_Line]) -> str:
-    text = io.StringIO()
+def _csv(census: Census, found: Comparison | None) -> str:
+    """A line for each prototype in use; with a comparison also the class that it means."""
+    text, total = io.StringIO(), sum(tally.cells for tally in census.used.values())
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["region", "prototype", "color", "cells", "share"])
-    writer.writerows([one.region, one.prototype, _hex(one.color), one.cells, f"{one.share:.6f}"] for one in legend)
+    meaning = {} if found is None else found.meaning
+    names = ["class", "purity"] if found is not None else []
+    writer.writerow(["region", "prototype", "color", "cells", "share", "area_ha", "mean_similarity", *names])
+    for (region, prototype), tally in sorted(census.used.items()):
+        number, purity = meaning.get(census.code(region, prototype), (None, 0.0))
+        own = [] if found is None else ["", ""] if number is None else [found.classes.names[number], f"{purity:.4f}"]
+        share, area, similarity = f"{tally.cells / total:.6f}", f"{tally.area_ha:.4f}", f"{tally.mean_similarity:.6f}"
+        writer.writerow([region, prototype, _hex(census, region, prototype), tally.cells, share, area, similarity, *own])
     return text.getvalue()
 
 
-def _hex(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
+def _write_comparison(folder: Path, found: Comparison, per_region: int) -> list[str]:
+    report = found.report(per_region)
+    write_text(folder / COMPARISON, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    present = (found.mapped.counts[:, :-1].sum(axis=0) + found.mapped.counts.sum(axis=1)) > 0
+    counts = found.mapped.counts[:, :-1][present][:, present]
+    names = [name for name, kept in zip(found.classes.names, present, strict=True) if kept]
+    title = f"prototypes in the place of classes, scored on {report['scored']['tiles']} squares of {report['tiles_m']:g} m"
+    save_confusion(folder / CONFUSION, counts, names, title)
+    console.table(
+        f"compared with {report['raster']}: fitted on {report['fitted']['cells']:,} cells, scored on {report['scored']['cells']:,} others",
+        ["", "overall accuracy", "mIoU", "NMI", "ARI"], found.lines(),
+    )  # fmt: skip
+    return [f"comparison: {folder / COMPARISON}"]
+
+
+def _notes(job: PrototypeJob, found: Comparison | None) -> list[str]:
+    """Sentences for the foot of the page."""
+    notes = [
+        "No label was used: each cell shows which prototype of its region its feature is most like (cosine similarity).",
+        f"Where things meet: {SEAM_RULES[job.what]}.",
+        "Patches: the cells most similar to a prototype (outlined), at most one from each square of 32 cells; the median of up to five "
+        "dates, all patches stretched alike.",
+    ]
+    if found is not None:
+        notes.append(
+            f"Classes: of {found.section.raster.name}, by majority on one half of squares of {found.section.tiles_m:g} m; "
+            "the per cent beside a class is the share of the prototype's cells there that are of it."
+        )
+    return notes
+
+
+def _warn(job: PrototypeJob, census: Census, made: list[_Made]) -> None:
+    known = ", ".join(map(str, sorted(job.prototypes.slot_regions.tolist())[:8])) or "none"
+    for region, tally in sorted(census.empty.items()):
+        console.warn(f"region {region} has no prototypes, {tally.cells:,} cells are nodata (this bundle learned regions {known})")
+    idle = sum(len(sheet.sources) - one.deciding for sheet, one in zip(job.sheets, made, strict=True))
+    if idle:
+        console.warn(f"{idle} {job.what} decide no cell: no date sees them, or others that are nearer do")
+
+
+def _tally(tally: Tally) -> dict[str, float]:
+    return {"cells": tally.cells, "area_ha": round(tally.area_ha, 4), "mean_similarity": round(tally.mean_similarity, 6)}
+
+
+def _hex(census: Census, region: int, prototype: int) -> str:
+    color: Color = prototype_color(region, prototype, census.per_region)
+    return hex_color(color)

@@ -4,9 +4,8 @@ Each tile takes the prototypes of the region in which its centre lies, and alone
 where two regions meet the map changes region along the border of cores, not along the region's own.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,31 +36,14 @@ class CellRows:
     region: np.ndarray
 
 
-@dataclass
-class Census:
-    """How many cells each (region, prototype) got, and which regions had no prototypes. per_region: N_p"""
-
-    per_region: int
-    cells: Counter[tuple[int, int]] = field(default_factory=Counter)
-    empty: Counter[int] = field(default_factory=Counter)
-
-    def add(self, rows: CellRows) -> None:
-        """Count some rows."""
-        known = rows.index != NO_PROTOTYPE
-        pairs, counts = np.unique(self.codes(rows.region, rows.index)[known], return_counts=True)
-        for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-            self.cells[divmod(pair, self.per_region)] += count
-        regions, counts = np.unique(rows.region[~known & (rows.region != NO_REGION)], return_counts=True)
-        self.empty.update(dict(zip(regions.tolist(), counts.tolist(), strict=True)))
-
-    def codes(self, region: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """One number for each (region, prototype); -1 where there is none."""
-        return np.where(index == NO_PROTOTYPE, -1, region.astype(np.int64) * self.per_region + index)
-
-
 def prototype_color(region: int, prototype: int, per_region: int) -> Color:
     """The colour of a prototype: fixed by its region and its number, the same on every machine."""
     return hue_color(region * per_region + prototype, depth=prototype % 3)
+
+
+def hex_color(color: Color) -> str:
+    """As #rrggbb."""
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def nearest_cells(nearest: Nearest, to_batch: ToBatch, scene: Scene, plan: Plan) -> Iterator[CellRows]:

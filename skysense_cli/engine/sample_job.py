@@ -12,7 +12,7 @@ from skysense_cli import console
 from skysense_cli.core.batch import Batch
 from skysense_cli.data import index
 from skysense_cli.data.collate import SeriesView, View, collate
-from skysense_cli.data.dataset import Reading, SampleDataset
+from skysense_cli.data.dataset import Input, Reading, SampleDataset
 from skysense_cli.data.views import Cut, spread_dates
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.gather import period_of, warn_of_long_series
@@ -58,6 +58,10 @@ class SampleJob:
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Whole samples with evenly spread dates, not turned."""
         return collate([self._view(number) for number in numbers])
+
+    def present(self, number: int) -> dict[str, Input]:
+        """What the model sees of the modalities that a sample has."""
+        return {name: self.samples.reading.inputs[name] for name in self.samples.modalities(number)}
 
     def choice(self, number: int, name: str) -> np.ndarray:
         """Indices of the dates that are used, ascending."""

@@ -156,7 +156,8 @@ def test_a_region_without_prototypes_is_nodata_and_said_so(tmp_path, capsys):
     said = capsys.readouterr()
     assert f"region {here()} has no prototypes, 96 cells are nodata (this bundle learned regions 5, 9)" in said.err
     assert "WITHOUT prototypes" in said.out
-    assert json.loads((folder / "legend.json").read_text())["regions_without_prototypes"] == [{"region": here(), "cells": 96}]
+    (empty,) = json.loads((folder / "legend.json").read_text())["regions_without_prototypes"]
+    assert empty == {"region": here(), "cells": 96, "area_ha": pytest.approx(96 * 0.04, rel=1e-3)}
 
 
 def test_ground_without_data_is_nodata(tmp_path):

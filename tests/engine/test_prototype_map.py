@@ -11,7 +11,7 @@ from odc.geo.geobox import GeoBox
 from skysense_cli.core.batch import Batch
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
-from skysense_cli.engine.prototype_map import NO_PROTOTYPE, Census, nearest_cells, prototype_color
+from skysense_cli.engine.prototype_map import NO_PROTOTYPE, nearest_cells, prototype_color
 from skysense_cli.engine.tiling import make_plan
 
 UNIT = 4  # pixels, and cells, along a unit
@@ -86,16 +86,6 @@ def test_the_region_is_that_of_the_tile_which_owns_the_cell():
     (_, _, region), _ = run(np.ones((4, 36), int), np.ones((4, 36), bool), overlap=0.34)
     starts = [0, 2, 4, 6]  # units; tiles of 3 units, so cores end after 2.5 -> 2, 4.5 -> 4, 6.5 -> 6
     np.testing.assert_array_equal(region[0], np.repeat([0, 2, 4, 6], [8, 8, 8, 12]), err_msg=str(starts))
-
-
-def test_the_census_counts_cells_and_regions_without_prototypes():
-    _, rows = run(np.full((4, 12), 3), np.ones((4, 12), bool))
-    census = Census(per_region=10)
-    for part in rows:
-        census.add(part)
-    assert census.cells == {(0, 3): 48} and not census.empty
-    census.add(replace(rows[0], index=np.full_like(rows[0].index, NO_PROTOTYPE)))
-    assert census.empty == {0: 48}
 
 
 def test_colours_are_fixed_by_region_and_number():

@@ -172,10 +172,6 @@ class PredictRecipe(SceneRecipe):
         return self
 
 
-class MapPrototypesRecipe(SceneRecipe):
-    recipe: Literal["map-prototypes"]
-
-
 class EmbedData(Section):
     """Samples and at most how many of their dates are seen (evenly spread). `split`: null = all. `batch`: samples per step."""
 
@@ -185,6 +181,46 @@ class EmbedData(Section):
     period: Period | None = None
     limit: PositiveInt | None = None
     batch: PositiveInt = 8
+
+
+class CompareSection(Section):
+    """A land-cover raster that prototypes are compared with. `classes`: csv with code,name[,color]. `ignore`: codes that mean unlabelled.
+
+    tiles_m: side of the squares, half of which the prototypes get their classes on; the other half is scored
+    seed: of the coin that says which of two neighbouring squares is which
+    """
+
+    raster: Annotated[Path, Input()]
+    classes: Annotated[Path, Input()]
+    ignore: int | tuple[int, ...] = ()
+    tiles_m: PositiveFloat = 1280
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class MapPrototypesRecipe(SceneRecipe):
+    """Prototypes of one scene, of several, or of samples; exactly one of `scene`, `scenes`, `data`.
+
+    patches: most typical patches that legend.html shows of each prototype
+    """
+
+    recipe: Literal["map-prototypes"]
+    scene: dict[Name, SceneInput] = Field(default_factory=dict)  # type: ignore[valid-type]
+    scenes: tuple[Annotated[dict[Name, SceneInput], Field(min_length=1)], ...] = ()  # type: ignore[valid-type]
+    data: EmbedData | None = None
+    compare: CompareSection | None = None
+    patches: Annotated[int, Field(ge=0, le=12)] = 6
+
+    @model_validator(mode="after")
+    def _names_known(self) -> "MapPrototypesRecipe":
+        if [bool(self.scene), bool(self.scenes), self.data is not None].count(True) != 1:
+            raise ValueError("give exactly one of scene (one scene), scenes (a list of them) and data (samples)")
+        given = [self.scene] if self.scene else list(self.scenes)
+        if given:
+            require_known(("dates",), self.dates or (), dict.fromkeys(name for one in given for name in one), "scenes' modalities")
+        for one in given:
+            require_reference(self.coregister, one)
+        _refuse_of_a_scene(self)
+        return self
 
 
 class EmbedRecipe(SceneRecipe):
@@ -210,8 +246,13 @@ class EmbedRecipe(SceneRecipe):
         if self.data is None:
             require_known(("dates",), self.dates or (), self.scene, "scene's modalities")
             require_reference(self.coregister, self.scene)
-        for name in ("dates", "period", "coregister"):
-            if self.data is not None and getattr(self, name) is not None:
-                where = f"data.{name}" if name != "coregister" else "the recipe of build-data"
-                raise misplaced((name,), f"belongs to a scene; for samples it stands in {where}")
+        _refuse_of_a_scene(self)
         return self
+
+
+def _refuse_of_a_scene(recipe: MapPrototypesRecipe | EmbedRecipe) -> None:
+    """What is said of a scene beside samples is a mistake."""
+    for name in ("dates", "period", "coregister"):
+        if recipe.data is not None and getattr(recipe, name) is not None:
+            where = f"data.{name}" if name != "coregister" else "the recipe of build-data"
+            raise misplaced((name,), f"belongs to a scene; for samples it stands in {where}")
