@@ -16,7 +16,7 @@ def grid(crs="EPSG:32631", size=20, left=574_680, top=5_622_440, shape=SHAPE):
 
 
 @pytest.fixture
-def world():
+def ground():
     """A whole map of two regions: 0 without prototypes, 7 with 5 of them; some ground nobody sees."""
     rng = np.random.default_rng(0)
     index, similarity = rng.integers(0, 5, SHAPE).astype(np.uint16), rng.random(SHAPE).astype(np.float32)
@@ -27,41 +27,41 @@ def world():
     return CellRows(0, index, similarity, region)
 
 
-def counted(world, portions, typical=6):
+def counted(ground, portions, typical=6):
     census = Census(5, typical)
     for first, last in zip(portions, [*portions[1:], SHAPE[0]], strict=True):
         part = slice(first, last)
-        census.add(CellRows(first, world.index[part], world.similarity[part], world.region[part]), grid())
+        census.add(CellRows(first, ground.index[part], ground.similarity[part], ground.region[part]), grid())
     return census
 
 
-def test_cells_hectares_and_similarity_of_each_prototype(world):
-    census = counted(world, [0, 10, 33])
+def test_cells_hectares_and_similarity_of_each_prototype(ground):
+    census = counted(ground, [0, 10, 33])
     for prototype in range(5):
-        here = (world.region == 7) & (world.index == prototype)
+        here = (ground.region == 7) & (ground.index == prototype)
         tally = census.used[7, prototype]
         assert tally.cells == here.sum()
-        assert tally.mean_similarity == pytest.approx(world.similarity[here].mean())
+        assert tally.mean_similarity == pytest.approx(ground.similarity[here].mean())
         assert tally.area_ha == pytest.approx(here.sum() * 0.04, rel=2e-3)  # UTM is 0.04 % too small at its middle
-    assert census.empty[0].cells == (world.region == 0).sum() and set(census.empty) == {0}
-    assert census.regions() == {7: pytest.approx(census.regions()[7])} and census.regions()[7].cells == (world.region == 7).sum()
+    assert census.empty[0].cells == (ground.region == 0).sum() and set(census.empty) == {0}
+    assert census.regions() == {7: pytest.approx(census.regions()[7])} and census.regions()[7].cells == (ground.region == 7).sum()
 
 
-def test_the_most_typical_cells_are_the_best_of_their_squares(world):
-    census = counted(world, [0])
+def test_the_most_typical_cells_are_the_best_of_their_squares(ground):
+    census = counted(ground, [0])
     for prototype in range(5):
         best = {}
-        for row, column in zip(*np.nonzero((world.region == 7) & (world.index == prototype)), strict=True):
+        for row, column in zip(*np.nonzero((ground.region == 7) & (ground.index == prototype)), strict=True):
             square = row // SPREAD_CELLS, column // SPREAD_CELLS
-            best[square] = max(best.get(square, (-1.0, 0, 0)), (float(world.similarity[row, column]), row, column))
+            best[square] = max(best.get(square, (-1.0, 0, 0)), (float(ground.similarity[row, column]), row, column))
         expected = sorted(best.values(), reverse=True)[:6]
         found = [(cell.similarity, cell.row, cell.column) for cell in census.most_typical(7, prototype)]
         assert found == expected
 
 
 @pytest.mark.parametrize("portions", [[0, 1], [0, 31, 32, 33], list(range(70))])
-def test_how_the_rows_arrive_changes_nothing(world, portions):
-    one, other = counted(world, [0]), counted(world, portions)
+def test_how_the_rows_arrive_changes_nothing(ground, portions):
+    one, other = counted(ground, [0]), counted(ground, portions)
     for prototype in range(5):
         assert one.most_typical(7, prototype) == other.most_typical(7, prototype)
         assert one.used[7, prototype].cells == other.used[7, prototype].cells
@@ -75,8 +75,8 @@ def test_equal_cells_are_kept_in_the_order_of_reading():
     assert [(cell.row, cell.column) for cell in census.most_typical(0, 0)] == [(0, 0), (0, 32), (0, 64)]
 
 
-def test_no_typical_cells_are_kept_unless_asked_for(world):
-    assert counted(world, [0], typical=0).most_typical(7, 1) == []
+def test_no_typical_cells_are_kept_unless_asked_for(ground):
+    assert counted(ground, [0], typical=0).most_typical(7, 1) == []
 
 
 def test_a_cell_has_its_area_on_the_ground():
