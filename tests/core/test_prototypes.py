@@ -208,3 +208,92 @@ def test_balanced_updates_use_every_prototype_of_a_lopsided_world():
     index, _ = bank.nearest(fused_mm, torch.tensor([1, 1]))
     for k in range(1, 4):
         assert not set(index[kind == k].tolist()) & set(index[kind == 0].tolist())
+
+
+# what a prototype map must do, whatever it shows
+
+
+def _features(bank, truth, noise=0.05, seed=0):
+    """(B, d, h, w) features that are a region's prototypes and noise. truth: (B, h, w) numbers of the prototypes of region 5"""
+    exact = bank.prototypes[0][truth].permute(0, 3, 1, 2)  # (B, h, w, d) -> (B, d, h, w)
+    return exact + noise * _numbers(*exact.shape, seed=seed)
+
+
+def test_features_that_are_prototypes_and_noise_give_the_exact_map():
+    bank = _started(dim=16, count=12)
+    truth = torch.randint(12, (2, 20, 20), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(bank.nearest(_features(bank, truth), torch.tensor([5, 5]))[0], truth)
+
+
+def test_permuting_the_prototypes_permutes_the_map_and_keeps_the_similarity():
+    bank, other = _started(dim=8, count=6), _started(dim=8, count=6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    other.prototypes[0] = bank.prototypes[0][order]
+    features, region = _numbers(2, 8, 9, 9, seed=3), torch.tensor([5, 5])
+    index, similarity = bank.nearest(features, region)
+    permuted, same = other.nearest(features, region)
+    assert torch.equal(order[permuted], index)
+    assert torch.equal(same, similarity)
+
+
+def test_scaling_the_features_or_the_prototypes_leaves_the_map_as_it_is():
+    bank = _started(dim=8, count=6)
+    features, region = _numbers(2, 8, 9, 9, seed=3), torch.tensor([5, 9])
+    index, similarity = bank.nearest(features, region)
+    for scale in (1e-3, 0.3, 50.0):
+        scaled, same = bank.nearest(features * scale, region)
+        assert torch.equal(scaled, index)
+        assert torch.allclose(same, similarity, atol=1e-6)
+    bank.prototypes *= torch.rand(2, 6, 1, generator=torch.Generator().manual_seed(1)) + 0.1
+    assert torch.equal(bank.nearest(features, region)[0], index)
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_turning_the_tile_turns_the_map_when_the_encoder_sees_single_pixels(quarters):
+    torch.manual_seed(0)
+    encoder = torch.nn.Conv2d(4, 8, kernel_size=1)
+    bank, pixels, region = _started(dim=8, count=6), _numbers(1, 4, 7, 11), torch.tensor([9])
+    with torch.no_grad():
+        index, _ = bank.nearest(encoder(pixels), region)
+        turned, _ = bank.nearest(encoder(torch.rot90(pixels, quarters, (2, 3))), region)
+    assert torch.equal(turned, torch.rot90(index, quarters, (1, 2)))
+
+
+class _Greedy(GeoPrototypes):
+    """Every cell goes to its nearest prototype: Eq. 11-13 without Sinkhorn."""
+
+    def update(self, fused_mm, region, seen, *, momentum):
+        cells = fused_mm.flatten(2).transpose(1, 2).flatten(0, 1)
+        index = self.nearest(fused_mm, region)[0].flatten()
+        for number in range(self.per_region):
+            if (index == number).any():
+                self.prototypes[0, number].mul_(momentum).add_((1 - momentum) * cells[index == number].mean(dim=0))
+        self.used[0] += torch.bincount(index, minlength=self.per_region)
+
+
+def _learned(kind, steps=40):
+    """(prototypes after some steps, the last map, its textures): three textures, the first prototypes all of the first one."""
+    generator = torch.Generator().manual_seed(0)
+    textures = functional.normalize(torch.randn(3, 16, generator=generator), dim=-1)
+    bank, region = kind(16, per_region=3), torch.tensor([1, 1])
+
+    def features(texture):
+        return (textures[texture] + 0.05 * torch.randn(*texture.shape, 16, generator=generator)).permute(0, 3, 1, 2)
+
+    GeoPrototypes.update(bank, features(torch.zeros(2, 8, 8, dtype=torch.int64)), region, _seen(2, 8, 8), momentum=1.0)
+    bank.used.zero_()
+    for _ in range(steps):
+        texture = torch.randint(3, (2, 8, 8), generator=generator)
+        bank.update(features(texture), region, _seen(2, 8, 8), momentum=0.8)
+    return bank, bank.nearest(features(texture), region)[0], texture
+
+
+def test_balanced_steps_tell_three_textures_apart_where_greedy_ones_collapse():
+    from sklearn.metrics import adjusted_rand_score
+
+    bank, index, texture = _learned(GeoPrototypes)
+    assert adjusted_rand_score(texture.flatten(), index.flatten()) > 0.9
+    assert len(index.unique()) == 3
+    assert (bank.used[0] > 0).all()
+    _, index, texture = _learned(_Greedy)
+    assert adjusted_rand_score(texture.flatten(), index.flatten()) < 0.7
