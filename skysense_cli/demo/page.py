@@ -181,7 +181,8 @@ def _prototypes(places: Places, findings: Findings) -> str:
     own = _figure(_own_colors(trained), "the same prototypes, each in a colour of its own", pixel=True)
     text = (
         f"<p>No label was used here. Every cell shows which of the region's {count} prototypes it is most like; for comparison "
-        "each is drawn in the colour of the land cover it shares most ground with.</p>"
+        "each is drawn in the colour of the land cover it shares most ground with. NMI is of one half of squares of 640 m. "
+        "maps/prototypes/legend.html shows each prototype with its most typical patches.</p>"
     )
     return _section("Prototype map", text + _key() + _row([*shown, own], 2))
 

@@ -15,9 +15,11 @@ from skysense_cli.data.sample import Series
 from skysense_cli.data.totals import BLOCKS, block_reports
 from skysense_cli.demo.catalog import BANDS, scene_grid
 from skysense_cli.demo.observe import BOA_OFFSET
-from skysense_cli.demo.scores import CLOUD_CODES, CloudCounts, ShiftScores, clusters, filled, nmi, shift_scores
+from skysense_cli.demo.scores import CLOUD_CODES, CloudCounts, ShiftScores, clusters, filled, shift_scores
 from skysense_cli.demo.spectra import CLASSES
+from skysense_cli.engine.agreement import contingency, nmi
 from skysense_cli.engine.curves import METRICS, read_metrics
+from skysense_cli.engine.land_cover import SCORE, halves
 from skysense_cli.engine.metrics import Confusion
 from skysense_cli.errors import DataError
 from skysense_cli.files import write_text
@@ -222,18 +224,25 @@ def read_prototypes(folder: Path) -> np.ndarray:
 
 
 def _prototypes(places: Places, classes: np.ndarray) -> dict[str, float]:
-    """Agreement with the true land cover, and that of an untrained encoder's map and of k-means on the pixels themselves."""
+    """Agreement with the true land cover, and that of an untrained encoder's map and of k-means on the pixels themselves.
+
+    On the squares that the map's own comparison scores, so that all figures are of one ground.
+    """
     trained, untrained = read_prototypes(places.prototypes), read_prototypes(places.prototypes_untrained)
-    known = (trained != NO_PROTOTYPE) & (untrained != NO_PROTOTYPE)
+    used = np.unique(trained[trained != NO_PROTOTYPE])
+    compared = json.loads((places.prototypes / "comparison.json").read_text(encoding="utf-8"))
+    half, _ = halves(scene_grid(GSD_M), round(compared["tiles_m"] / GSD_M), compared["seed"])
+    known = (trained != NO_PROTOTYPE) & (untrained != NO_PROTOTYPE) & (half == SCORE)
     legend = json.loads((places.prototypes / "legend.json").read_text(encoding="utf-8"))
     count = int(legend["per_region"])
     scenes = legend_items(places.prototypes)
     labels = clusters(raw_pixels(places.landscape, scenes), count, seed=0).reshape(classes.shape)
     return {
-        "nmi": nmi(trained[known].astype(int), classes[known]),
-        "untrained_nmi": nmi(untrained[known].astype(int), classes[known]),
-        "kmeans_nmi": nmi(labels[known], classes[known]),
-        "used": len(np.unique(trained[known])) / count,
+        "nmi": nmi(contingency(trained[known], classes[known])),
+        "untrained_nmi": nmi(contingency(untrained[known], classes[known])),
+        "kmeans_nmi": nmi(contingency(labels[known], classes[known])),
+        "mapped_miou": compared["scored"]["majority"]["miou"],
+        "used": len(used) / count,
     }
 
 

@@ -97,19 +97,6 @@ def shift_scores(true_m: np.ndarray, measured_m: np.ndarray, accepted: np.ndarra
     )  # fmt: skip
 
 
-def nmi(first: np.ndarray, second: np.ndarray) -> float:
-    """Normalised mutual information of two labelings (N,) of integers, 0..1, by the arithmetic mean of the entropies."""
-    table = np.zeros((int(first.max()) + 1, int(second.max()) + 1))
-    np.add.at(table, (first, second), 1)
-    joint = table / table.sum()
-    rows, columns = joint.sum(axis=1), joint.sum(axis=0)
-    independent = np.outer(rows, columns)
-    some = joint > 0
-    information = float((joint[some] * np.log(joint[some] / independent[some])).sum())
-    entropy = [-float((part[part > 0] * np.log(part[part > 0])).sum()) for part in (rows, columns)]
-    return information / (sum(entropy) / 2) if sum(entropy) > 0 else 1.0
-
-
 def clusters(features: np.ndarray, count: int, seed: int, sample: int = 20000, starts: int = 3) -> np.ndarray:
     """k-means labels (N,) of rows (N, D): fitted on `sample` of them from several starts, the tightest kept."""
     rng = np.random.default_rng(seed)
