@@ -78,9 +78,9 @@ def scores_of(out: Path, name: str, maps: dict[str, np.ndarray]) -> dict:
 
 def draw(path: Path, name_maps: dict[str, dict[str, np.ndarray]], scores: dict) -> None:
     """Truth and maps side by side; each cluster in the colour of the class that it shares most cells with."""
-    figure = Figure(figsize=(13, 6.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(13, 3.45 * len(name_maps)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 4)
+    axes = figure.subplots(len(name_maps), 4, squeeze=False)
     for row, (name, maps) in zip(axes, name_maps.items(), strict=True):
         classes = read_classes(PLACES[name][2])
         truth = maps["truth"]
@@ -100,8 +100,8 @@ def draw(path: Path, name_maps: dict[str, dict[str, np.ndarray]], scores: dict) 
 
 def main(data: Path, out: Path) -> None:
     """Write scores.json and maps.png in `out` and print the scores."""
-    maps = {name: maps_of(out, data, name) for name in PLACES}
-    scores = {name: scores_of(out, name, maps[name]) for name in PLACES}
+    maps = {name: maps_of(out, data, name) for name in PLACES if (out / name).exists()}
+    scores = {name: scores_of(out, name, maps[name]) for name in maps}
     draw(out / "maps.png", maps, scores)
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     for name, found in scores.items():

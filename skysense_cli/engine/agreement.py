@@ -15,8 +15,9 @@ MOST_DRAWN = 500_000_000  # of a larger table a smaller one with the same shares
 
 def contingency(clusters: np.ndarray, classes: np.ndarray, shape: tuple[int, int] | None = None) -> np.ndarray:
     """(P, C) int64: how often each cluster meets each class in two arrays of whole numbers of one shape. shape: (P, C), if given"""
+    clusters, classes = clusters.astype(np.int64).ravel(), classes.astype(np.int64).ravel()
     rows, columns = shape or (int(clusters.max(initial=-1)) + 1, int(classes.max(initial=-1)) + 1)
-    codes = clusters.astype(np.int64).ravel() * columns + classes.astype(np.int64).ravel()
+    codes = clusters * columns + classes
     return np.bincount(codes, minlength=rows * columns).reshape(rows, columns)
 
 

@@ -20,6 +20,7 @@ READ_PX, CHIP_PX = 512, 96  # side as read, as shown
 DATES = 5  # of which the median is shown
 TRUE_COLORS = (("R", "G", "B"), ("B04", "B03", "B02"))
 STRETCH = (1, 99)  # percentiles over all chips that become black and white
+GAMMA = 0.7
 EMPTY = 235  # grey where no date sees the ground
 
 
@@ -74,21 +75,34 @@ def color_bands(inputs: dict[str, Input]) -> tuple[str, tuple[str, ...]]:
 
 
 def stretched(chips: Sequence[Chip]) -> list[np.ndarray]:
-    """Display colours (h, w, 3) uint8, all chips of a kind alike; photographs as they are."""
-    limits = {}
-    for look in {(chip.kind, chip.bands) for chip in chips}:
-        values = np.concatenate([chip.pixels.reshape(-1, 3) for chip in chips if (chip.kind, chip.bands) == look])
-        values = values[~np.isnan(values).any(axis=1)]
-        known = np.percentile(values, STRETCH, axis=0) if len(values) else np.array([[0.0] * 3, [1.0] * 3])
-        limits[look] = np.array([[0.0] * 3, [255.0] * 3]) if look[0] == "rgb" else known
+    """Display colours (h, w, 3) uint8, all chips of a kind alike; photographs as they are.
+
+    Reflectance: each band begins at its own dark end, which takes out haze, and all bands reach equally far, which keeps
+    colours natural. Radar: each band from its own dark to its own bright end.
+    """
+    limits = {look: _limits(look[0], [chip for chip in chips if (chip.kind, chip.bands) == look]) for look in _looks(chips)}
     found = []
     for chip in chips:
-        low, high = limits[chip.kind, chip.bands]
-        share = np.clip((chip.pixels - low) / np.maximum(high - low, 1e-6), 0, 1)
-        found.append(
-            np.where(np.isnan(share), EMPTY, np.round(255 * np.nan_to_num(share) ** (1 if chip.kind == "rgb" else 0.8))).astype(np.uint8)
-        )
+        low, reach = limits[chip.kind, chip.bands]
+        share = np.clip((chip.pixels - low) / reach, 0, 1)
+        lit = np.nan_to_num(share) ** (GAMMA if chip.kind == "optical" else 1)
+        found.append(np.where(np.isnan(share), EMPTY, np.round(255 * lit)).astype(np.uint8))
     return found
+
+
+def _looks(chips: Sequence[Chip]) -> set[tuple[str, tuple[str, ...]]]:
+    return {(chip.kind, chip.bands) for chip in chips}
+
+
+def _limits(kind: str, chips: Sequence[Chip]) -> tuple[np.ndarray, np.ndarray]:
+    """What is black, and how far from it white is; each (3,)."""
+    values = np.concatenate([chip.pixels.reshape(-1, 3) for chip in chips])
+    values = values[~np.isnan(values).any(axis=1)]
+    if kind == "rgb" or not len(values):
+        return np.zeros(3), np.full(3, 255.0)
+    low, high = np.percentile(values, STRETCH, axis=0)
+    reach = np.maximum(high - low, 1e-6)
+    return low, np.full(3, reach.max()) if kind == "optical" else reach
 
 
 def _of_scene(source: SceneCells, name: str, wanted: Input, bands: tuple[str, ...], px: tuple[slice, slice]) -> Series:

@@ -47,6 +47,8 @@ def write_prototypes(
     """
     census = Census(job.prototypes.per_region, patches)
     made = [_sheet(job, number, folder, recipe_digest, census, land_cover) for number in range(len(job.sheets))]
+    if land_cover is not None and not census.used:
+        console.warn("compare: no cell has a prototype, so there is nothing to compare")
     found = None if land_cover is None or not census.used else land_cover.compare()
     write_text(folder / LEGEND, _json(census, job, made))
     write_text(folder / "legend.csv", _csv(census, found))

@@ -222,12 +222,14 @@ def open_prototypes(recipe: MapPrototypesRecipe, bundle: LoadedBundle) -> Protot
 
 
 def nearest_of(bundle: LoadedBundle) -> Nearest:
-    """What finds the nearest prototype of each cell of a batch."""
+    """What finds the nearest prototype of each cell of a batch; raises BundleError when a feature is not finite."""
 
     def nearest(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         batch = batch.to(bundle.device)
         features = bundle.model(batch)
         index, similarity = cast(GeoPrototypes, bundle.model.geo_context).nearest(features.fused_mm, batch.region)
+        if not bool(torch.isfinite(similarity).all()):
+            raise BundleError(f"{bundle.path}: the model gives features that are not finite; see with which data it was trained")
         return torch.where(features.seen_any, index, -1), similarity, features.seen_any
 
     return nearest

@@ -12,7 +12,7 @@ from skysense_cli import sensors
 from skysense_cli.cli.map_prototypes import run
 from skysense_cli.cli.options import Options
 from skysense_cli.data import index, npz
-from skysense_cli.data.dataset import Input
+from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine import bundle
 from skysense_cli.engine.assemble import build_model
@@ -29,8 +29,11 @@ REGIONS = 4096
 PER_REGION = 5
 
 
-def write_bundle(folder, known, prototypes=True, cell_m=20.0):
-    """A bundle with random weights and, for the regions `known`, random prototypes."""
+def write_bundle(folder, known, prototypes=True, cell_m=20.0, spoiled=False):
+    """A bundle with random weights; the prototypes of each of the regions `known` are features of some cells.
+
+    spoiled: its weights are no numbers
+    """
     torch.manual_seed(0)
     section = ModelSection(
         cell_m=cell_m,
@@ -45,7 +48,15 @@ def write_bundle(folder, known, prototypes=True, cell_m=20.0):
     if prototypes:
         model.geo_context.resize(len(known))
         model.geo_context.slot_regions[:] = torch.tensor(known)
-        model.geo_context.prototypes.normal_()
+        with torch.no_grad():
+            cells = model.eval()(batch_of([make_sample("a", LEFT, TOP, size_px=64)], inputs)).fused_mm[0].flatten(1).T  # (h*w, d)
+        for slot in range(len(known)):
+            model.geo_context.prototypes[slot] = cells[
+                torch.randperm(len(cells), generator=torch.Generator().manual_seed(slot))[:PER_REGION]
+            ]
+    if spoiled:
+        for parameter in model.parameters():
+            parameter.data[:] = float("nan")
     spec = BundleSpec(stage="pretrain", model=section, inputs=inputs, dates={"s2": 2}, size_m=(160.0, 160.0))
     bundle.save(folder, spec.to_plain(), {f"model.{name}": tensor for name, tensor in model.state_dict().items()})
 
@@ -72,25 +83,30 @@ def write_scene(path, height, width, crs=CRS, left=LEFT, top=TOP, empty=None, pi
     return path
 
 
-def write_samples(folder, places, size_px=16, crs=None, seeds=None, empty=None):
-    """Samples of one date at `places` (left, top); returns the index. crs, seeds, empty: one for each"""
+def make_sample(name, left, top, size_px=16, crs=CRS, seed=0, empty=None):
+    """One date. empty: (size, size) bool, where nothing is seen"""
+    valid = np.ones((1, size_px, size_px), bool)
+    if empty is not None:
+        valid[0, empty] = False
+    series = Series(
+        sensor=S2.name, bands=S2.band_names, pixels=landscape(size_px, size_px, seed)[None], valid=valid, items=("a",), meta=({},),
+        times=np.array(["2021-04-01T10:30"], "datetime64[s]"), grid=make_grid(left, top, 10, size_px, size_px, crs), units=S2.units,
+        nodata=S2.nodata,
+    )  # fmt: skip
+    bounds = (left, top - 10 * size_px, left + 10 * size_px, top)
+    return Sample(name, crs, bounds, lonlat(bounds, crs), {"s2": series})
+
+
+def write_samples(folder, places, crs=None, seeds=None, empty=None):
+    """Samples at `places` (left, top); returns the index. crs, seeds, empty: one for each"""
     rows = []
     for number, (left, top) in enumerate(places):
         own = CRS if crs is None else crs[number]
-        grid = make_grid(left, top, 10, size_px, size_px, own)
-        valid = np.ones((1, size_px, size_px), bool)
-        if empty is not None and empty[number] is not None:
-            valid[0, empty[number]] = False
-        pixels = landscape(size_px, size_px, number if seeds is None else seeds[number])[None]
-        series = Series(
-            sensor=S2.name, bands=S2.band_names, pixels=pixels, times=np.array(["2021-04-01T10:30"], "datetime64[s]"), valid=valid,
-            items=("a",), grid=grid, units=S2.units, nodata=S2.nodata, meta=({},),
-        )  # fmt: skip
-        bounds = (left, top - 10 * size_px, left + 10 * size_px, top)
-        sample = Sample(f"s{number:03d}", own, bounds, lonlat(bounds, own), {"s2": series})
+        seed, hole = number if seeds is None else seeds[number], None if empty is None else empty[number]
+        sample = make_sample(f"s{number:03d}", left, top, crs=own, seed=seed, empty=hole)
         npz.write(sample, folder / "samples" / f"{sample.id}.npz")
         dates = {"s2": ("2021-04-01T10:30:00",)}
-        rows.append(index.Row(sample.id, f"samples/{sample.id}.npz", "train", own, bounds, sample.lonlat, ("s2",), dates))
+        rows.append(index.Row(sample.id, f"samples/{sample.id}.npz", "train", own, sample.bounds, sample.lonlat, ("s2",), dates))
     index.write_part(folder / "index", "0", rows)
     return folder / "index"
 

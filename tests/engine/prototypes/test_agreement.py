@@ -26,6 +26,13 @@ def test_nmi_and_ari_are_those_of_scikit_learn(seed):
     assert ari(contingency(found, truth)) == pytest.approx(adjusted_rand_score(truth, found), abs=1e-12)
 
 
+def test_a_table_counts_pairs_whatever_their_types():
+    clusters, classes = np.array([[2, 0], [2, 2]], np.uint16), np.array([[1, 0], [1, 0]], np.uint8)
+    assert contingency(clusters, classes).tolist() == [[1, 0], [0, 0], [1, 2]]
+    assert contingency(clusters, classes, (4, 2)).tolist() == [[1, 0], [0, 0], [1, 2], [0, 0]]
+    assert contingency(clusters[:0], classes[:0]).shape == (0, 0)
+
+
 def test_literal_values():
     table = np.array([[8, 0], [1, 3], [0, 4]])
     assert majority(table).tolist() == [0, 1, 1]

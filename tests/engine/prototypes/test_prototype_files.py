@@ -140,6 +140,7 @@ def test_a_region_without_prototypes_is_nodata_and_said_so(world, tmp_path, caps
     folder = world.map_prototypes(tmp_path, world.write_scene(tmp_path / "a.tif", 16, 24))
     index, similarity, region = world.open_all(folder)
     assert (index == 65535).all() and np.isnan(similarity).all() and (region == world.here()).all()
+    assert (folder / "legend.html").exists()  # an empty one
     said = capsys.readouterr()
     assert f"region {world.here()} has no prototypes, 96 cells are nodata (this bundle learned regions 5, 9)" in said.err
     assert "WITHOUT prototypes" in said.out
@@ -177,6 +178,13 @@ def test_what_has_no_prototypes_or_no_place_is_refused(world, tmp_path):
     scene = world.write_scene(tmp_path / "b.tif", 16, 16, crs=None)
     with pytest.raises(GridError, match="no coordinate reference system"):
         world.map_prototypes(tmp_path, scene)
+
+
+def test_a_spoiled_bundle_is_named_and_nothing_is_left(world, tmp_path):
+    world.write_bundle(tmp_path / "bundle", [world.here()], spoiled=True)
+    with pytest.raises(BundleError, match=r"bundle: the model gives features that are not finite"):
+        world.map_prototypes(tmp_path, world.write_scene(tmp_path / "a.tif", 16, 16))
+    assert not [path.name for path in (tmp_path / "prototypes").iterdir() if path.suffix in (".tif", ".tmp", ".html")]
 
 
 def test_a_dry_run_names_the_regions_and_writes_nothing(world, tmp_path, capsys):
