@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skysense_cli import sensors
+from skysense_cli import console, sensors
 from skysense_cli.data import npz
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.sample import Series
@@ -17,6 +18,7 @@ from skysense_cli.engine.prototype_sources import SampleCells, SceneCells, Sourc
 CHIP_CELLS = 33  # side; odd, so that its cell lies in the middle
 LEAST_CELLS = 9  # where a cell holds many pixels
 READ_PX, CHIP_PX = 512, 96  # side as read, as shown
+BLOCK_PX = 1024  # chips that begin in one square of this side are read together
 DATES = 5  # of which the median is shown
 TRUE_COLORS = (("R", "G", "B"), ("B04", "B03", "B02"))
 STRETCH = (1, 99)  # percentiles over all chips that become black and white
@@ -39,29 +41,71 @@ class Chip:
     cell: float
 
 
-def cut(source: Source, row: int, column: int) -> Chip:
-    """The ground around a cell of a source: the median of a few dates, moved inside where the source ends."""
-    assert isinstance(source, SceneCells | SampleCells), "there are no others"
-    inputs = source.job.inputs if isinstance(source, SceneCells) else source.job.present(source.number)
-    name, bands = color_bands(inputs)
-    wanted = inputs[name]
-    ratio = source.cell_m / wanted.gsd_m  # pixels along a cell
-    side = max(min(CHIP_CELLS, int(READ_PX / ratio)), min(LEAST_CELLS, CHIP_CELLS))
-    spans = [_inside(place, side, length) for place, length in zip((row, column), source.grid.shape, strict=True)]
-    px = [slice(round(first * ratio), max(round(last * ratio), round(first * ratio) + 1)) for first, last in spans]
-    if isinstance(source, SceneCells):
-        series = _of_scene(source, name, wanted, bands, (px[0], px[1]))
-    else:
-        path, choice = source.job.samples.path(source.number), source.job.choice(source.number, name)
-        series = npz.read_part(path, name, spread_dates(choice, DATES), (px[0], px[1]))
-    pixels = series.pixels[:, [series.bands.index(band) for band in bands]].astype(np.float32)
-    pixels[np.broadcast_to(~series.valid[:, None], pixels.shape)] = np.nan
-    with np.errstate(all="ignore"):
-        seen = np.nanmedian(pixels, axis=0) if len(pixels) > 1 else pixels[0]
-    picture = _reduced(np.ascontiguousarray(seen.transpose(1, 2, 0)))  # (C, h, w) -> (h, w, C)
-    (top, bottom), (left, right) = spans
-    kind = sensors.get(wanted.sensor).kind
-    return Chip(picture, bands, kind, (column + 0.5 - left) / (right - left), (row + 0.5 - top) / (bottom - top), 1 / (right - left))
+def cut(cells: Sequence[tuple[Source, int, int]]) -> list[Chip]:
+    """The ground around cells (source, row, column): the median of a few dates, moved inside where the source ends.
+
+    What lies within about BLOCK_PX of each other is read together, so files are not opened again for every chip.
+    """
+    asked = [_Asked.of(*cell) for cell in cells]
+    together: dict[tuple[int, ...], list[int]] = {}
+    for number, one in enumerate(asked):
+        together.setdefault((id(one.source), *(part.start // BLOCK_PX for part in one.px)), []).append(number)
+    found: dict[int, Chip] = {}
+    for numbers in console.progress(list(together.values()), "places of typical patches"):
+        parts = [asked[number].px for number in numbers]
+        rows, columns = (slice(min(px[k].start for px in parts), max(px[k].stop for px in parts)) for k in (0, 1))
+        series = asked[numbers[0]].read((rows, columns))
+        found |= {number: asked[number].chip(series, (rows.start, columns.start)) for number in numbers}
+    return [found[number] for number in range(len(asked))]
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A chip to be cut. spans: first and last row, and column, of its cells      px: the same in pixels of modality `name`"""
+
+    source: SceneCells | SampleCells
+    name: str
+    wanted: Input
+    bands: tuple[str, ...]
+    place: tuple[int, int]
+    spans: tuple[tuple[int, int], ...]
+    px: tuple[slice, ...]
+
+    @classmethod
+    def of(cls, source: Source, row: int, column: int) -> _Asked:
+        assert isinstance(source, SceneCells | SampleCells), "there are no others"
+        inputs = source.job.inputs if isinstance(source, SceneCells) else source.job.present(source.number)
+        name, bands = color_bands(inputs)
+        ratio = source.cell_m / inputs[name].gsd_m  # pixels along a cell
+        side = max(min(CHIP_CELLS, int(READ_PX / ratio)), LEAST_CELLS)
+        spans = tuple(_inside(place, side, length) for place, length in zip((row, column), source.grid.shape, strict=True))
+        px = tuple(slice(round(first * ratio), max(round(last * ratio), round(first * ratio) + 1)) for first, last in spans)
+        return cls(source, name, inputs[name], bands, (row, column), spans, px)
+
+    def read(self, px: tuple[slice, slice]) -> Series:
+        """A few dates of a window of the source."""
+        if isinstance(self.source, SampleCells):
+            choice = spread_dates(self.source.job.choice(self.source.number, self.name), DATES)
+            return npz.read_part(self.source.job.samples.path(self.source.number), self.name, choice, px)
+        channel = self.source.job.scene.channels[self.name]
+        keep = spread_dates(np.arange(len(channel.items)), DATES)
+        names = tuple(dict.fromkeys(self.bands))
+        mean, std = (tuple(part[self.wanted.bands.index(name)] for name in names) for part in (self.wanted.mean, self.wanted.std))
+        few = replace(self.wanted, bands=names, mean=mean, std=std)
+        return replace(channel, input=few, items=tuple(channel.items[k] for k in keep)).read(channel.grid[px[0], px[1]])
+
+    def chip(self, series: Series, corner: tuple[int, int]) -> Chip:
+        """Cut from a window that begins at `corner`."""
+        window = tuple(slice(part.start - first, part.stop - first) for part, first in zip(self.px, corner, strict=True))
+        pixels = series.pixels[:, [series.bands.index(band) for band in self.bands], window[0], window[1]].astype(np.float32)
+        pixels[np.broadcast_to(~series.valid[:, None, window[0], window[1]], pixels.shape)] = np.nan
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # ground that no date sees stays NaN
+            seen = np.nanmedian(pixels, axis=0)
+        picture = _reduced(np.ascontiguousarray(seen.transpose(1, 2, 0)))  # (C, h, w) -> (h, w, C)
+        (y, _), (x, size) = ((place + 0.5 - first, last - first) for place, (first, last) in zip(self.place, self.spans, strict=True))
+        height = self.spans[0][1] - self.spans[0][0]
+        return Chip(picture, self.bands, sensors.get(self.wanted.sensor).kind, x / size, y / height, 1 / size)
 
 
 def color_bands(inputs: dict[str, Input]) -> tuple[str, tuple[str, ...]]:
@@ -103,16 +147,6 @@ def _limits(kind: str, chips: Sequence[Chip]) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.percentile(values, STRETCH, axis=0)
     reach = np.maximum(high - low, 1e-6)
     return low, np.full(3, reach.max()) if kind == "optical" else reach
-
-
-def _of_scene(source: SceneCells, name: str, wanted: Input, bands: tuple[str, ...], px: tuple[slice, slice]) -> Series:
-    channel = source.job.scene.channels[name]
-    keep = spread_dates(np.arange(len(channel.items)), DATES)
-    order = [wanted.bands.index(band) for band in dict.fromkeys(bands)]
-    few = replace(
-        wanted, bands=tuple(dict.fromkeys(bands)), mean=tuple(wanted.mean[k] for k in order), std=tuple(wanted.std[k] for k in order)
-    )
-    return replace(channel, input=few, items=tuple(channel.items[k] for k in keep)).read(channel.grid[px[0], px[1]])
 
 
 def _inside(place: int, side: int, length: int) -> tuple[int, int]:

@@ -21,7 +21,6 @@ import matplotlib.image
 import numpy as np
 from odc.geo.geobox import GeoBox
 
-from skysense_cli import console
 from skysense_cli.engine import prototype_chips
 from skysense_cli.engine.land_cover import Comparison
 from skysense_cli.engine.prototype_census import Census, Typical
@@ -113,11 +112,12 @@ def _sheet(picture: Picture, places: Mapping[tuple[int, int], int], census: Cens
 def _patches(job: PrototypeJob, census: Census, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[dict[str, Any]]]:
     """(region, prototype) -> its most typical patches, with pictures."""
     cells = [(pair, cell) for pair in pairs for cell in census.most_typical(*pair)]
-    chips = []
-    for _, cell in console.progress(cells, "typical patches"):
+    asked = []
+    for _, cell in cells:
         sheet = job.sheets[cell.sheet]
         at = sheet.placements[cell.source]
-        chips.append(prototype_chips.cut(sheet.sources[cell.source], cell.row - at.top, cell.column - at.left))
+        asked.append((sheet.sources[cell.source], cell.row - at.top, cell.column - at.left))
+    chips = prototype_chips.cut(asked)
     found: dict[tuple[int, int], list[dict[str, Any]]] = {pair: [] for pair in pairs}
     for (pair, cell), chip, picture in zip(cells, chips, prototype_chips.stretched(chips), strict=True):
         found[pair].append(

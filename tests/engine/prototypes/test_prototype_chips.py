@@ -5,6 +5,7 @@ import pytest
 
 from skysense_cli import sensors
 from skysense_cli.data.dataset import Input
+from skysense_cli.engine import prototype_chips
 from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.engine.prototype_chips import CHIP_CELLS, Chip, color_bands, cut, stretched
 from skysense_cli.engine.prototype_sources import open_prototypes
@@ -24,7 +25,7 @@ def test_a_chip_shows_the_ground_around_its_cell(world, tmp_path, cell):
     pixels = np.arange(10 * 80 * 100).reshape(10, 80, 100).astype(np.uint16) % 60_000 + 1
     scene = world.write_scene(tmp_path / "a.tif", 80, 100, pixels=pixels)
     source = opened(world, tmp_path, scene={"s2": [str(scene)]}).sheets[0].sources[0]
-    chip = cut(source, *cell)
+    (chip,) = cut([(source, *cell)])
     side = chip.pixels.shape[0]
     assert chip.pixels.shape == (2 * CHIP_CELLS, 2 * CHIP_CELLS, 3) and chip.bands == ("B04", "B03", "B02")
     top, left = (2 * place + 1 - round(share * side) for place, share in zip(cell, (chip.y, chip.x), strict=True))
@@ -34,13 +35,26 @@ def test_a_chip_shows_the_ground_around_its_cell(world, tmp_path, cell):
     assert chip.cell == pytest.approx(1 / CHIP_CELLS)
 
 
+def test_chips_that_are_read_together_are_those_read_alone(world, tmp_path, monkeypatch):
+    world.write_bundle(tmp_path / "bundle", [world.here()])
+    scene = world.write_scene(tmp_path / "a.tif", 200, 240)
+    source = opened(world, tmp_path, scene={"s2": [str(scene)]}).sheets[0].sources[0]
+    cells = [(source, row, column) for row, column in np.random.default_rng(0).integers(0, (100, 120), (12, 2)).tolist()]
+    together = cut(cells)
+    monkeypatch.setattr(prototype_chips, "BLOCK_PX", 64)
+    for cell, one, other in zip(cells, together, cut(cells), strict=True):
+        (alone,) = cut([cell])
+        np.testing.assert_array_equal(one.pixels, alone.pixels)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
 def test_a_chip_of_a_sample_is_cut_from_its_own_file(world, tmp_path):
     world.write_bundle(tmp_path / "bundle", [world.here()])
     hole = np.zeros((16, 16), bool)
     hole[:3] = True
     index = world.write_samples(tmp_path / "data", [(world.LEFT, world.TOP)], empty=[hole])
     source = opened(world, tmp_path, data={"index": str(index), "dates": {"s2": 2}}).sheets[0].sources[0]
-    chip = cut(source, 4, 1)
+    (chip,) = cut([(source, 4, 1)])
     assert chip.pixels.shape == (16, 16, 3) and (chip.x, chip.y) == (1.5 / 8, 4.5 / 8)
     np.testing.assert_array_equal(chip.pixels[3:, :, 1], world.landscape(16, 16)[GREEN, 3:])
     assert np.isnan(chip.pixels[:3]).all()
