@@ -82,13 +82,12 @@ def store(sensor: Sensor, raw: Iterable[Layer | np.ndarray], data: np.ndarray, s
             rows = slice(start, start + STRIP_ROWS)
             numbers = given[rows]
             if sensor.dtype == "uint16":
-                saturated[rows] |= numbers >= SATURATED - 0.5
-            counts = (numbers.astype(np.float32) + offset[band]) * scale[band]
-            np.rint(counts, out=counts)
+                saturated[rows] |= numbers >= (SATURATED if numbers.dtype.kind in "iu" else SATURATED - 0.5)
+            counts = _rounded(numbers, scale[band], offset[band])
             if counts.size and not (low <= float(counts.min()) and float(counts.max()) <= high):  # NaN is neither
-                np.nan_to_num(counts, copy=False, nan=low, posinf=high, neginf=low)
+                counts = np.nan_to_num(counts.astype(np.float32), nan=low, posinf=high, neginf=low)
                 clipped += int((((counts < low) | (counts > high)) & data[rows]).sum())
-                np.clip(counts, low, high, out=counts)
+                counts = np.clip(counts, low, high)
             pixels[band, rows] = counts
     if low == 0:  # black pixels with data are kept apart from nodata, which is zero in all bands
         pixels[:, data & ~pixels.any(axis=0)] = 1
@@ -96,6 +95,16 @@ def store(sensor: Sensor, raw: Iterable[Layer | np.ndarray], data: np.ndarray, s
         pixels[:, ~data] = sensor.nodata
     share = clipped / max(int(data.sum()) * len(scale), 1)
     return Stored(pixels, data, data & ~saturated, {"clipped_share": round(share, 6)})
+
+
+def _rounded(numbers: np.ndarray, scale: np.float32, offset: np.float32) -> np.ndarray:
+    """(numbers + offset) * scale as whole numbers: those of whole numbers that nothing changes, else float32."""
+    if offset == 0 and scale == 1:
+        return numbers if numbers.dtype.kind in "iu" else np.rint(numbers.astype(np.float32, copy=False))
+    counts = numbers.astype(np.float32)
+    counts += offset
+    counts *= scale
+    return np.rint(counts, out=counts)
 
 
 def store_db(linear: np.ndarray, data: np.ndarray) -> Stored:

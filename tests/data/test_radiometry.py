@@ -38,6 +38,27 @@ def test_the_offset_is_removed_and_what_the_clip_changed_is_counted():
     assert stored.facts["clipped_share"] == pytest.approx(2 / 30, abs=1e-6)  # -100 and 0; 1 was stored as it is
 
 
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (-1000, 1), (0, 0.5), (30.25, 2)])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+def test_numbers_of_any_kind_are_stored_as_the_formula_says(dtype, offset, scale):
+    random = np.random.default_rng(0)
+    raw = random.uniform(-70000, 70000, (2, 150, 7))
+    raw[0, 10:90] = random.uniform(0, 9000, (80, 7))
+    raw[:, :3] = [[[65535]], [[65534.6]]]
+    if dtype.startswith("float"):
+        raw[1, 100:103] = [[np.nan], [np.inf], [-np.inf]]
+    else:
+        raw = raw.clip(np.iinfo(dtype).min, np.iinfo(dtype).max)
+    raw, data = raw.astype(dtype), random.random((150, 7)) < 0.9
+    found = radiometry.store(S2, raw, data, np.full(2, scale, np.float32), np.full(2, offset, np.float32))
+    counts = np.rint((raw.astype(np.float32) + np.float32(offset)) * np.float32(scale))
+    kept = np.nan_to_num(counts, nan=1, posinf=65534, neginf=1).clip(1, 65534)
+    np.testing.assert_array_equal(found.pixels, np.where(data, kept, 0))
+    np.testing.assert_array_equal(found.good, data & ~(raw.astype(np.float64) >= 65534.5).any(axis=0))
+    changed = (np.nan_to_num(counts, nan=1, posinf=65534, neginf=1) != kept) & data
+    assert found.facts["clipped_share"] == pytest.approx(changed.sum() / (2 * data.sum()), abs=1e-6)
+
+
 def test_saturated_pixels_are_stored_below_nodata_and_are_not_good():
     raw = np.full((10, 1, 2), 2000, np.uint16)
     raw[4, 0, 0] = 65535
