@@ -17,8 +17,8 @@ from skysense_cli import sensors
 from skysense_cli.core.batch import Batch
 from skysense_cli.data import npz
 from skysense_cli.data.collate import SeriesView, View, collate
-from skysense_cli.data.index import Row
 from skysense_cli.data.order import Key
+from skysense_cli.data.rows import Row, Rows
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.data.views import Cut, Cutter, Piece, change_colors, day_of_year, draw_dates, jitter_days, spread_dates
 from skysense_cli.errors import DataError
@@ -26,6 +26,7 @@ from skysense_cli.geo.regions import region_of
 from skysense_cli.recipe.schema.train import ViewsSection
 
 SAME_GSD = 1e-6  # relative
+MOST_CHOICES = 65_536  # that are remembered
 IDENTITY = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 Regions = tuple[int, Literal["equal_area", "mercator"]]  # how many, and how they are laid out
@@ -88,9 +89,8 @@ class SampleDataset(Dataset):
     """The samples of `rows`, whose paths are relative to `folder`; the kinds below say which views they become."""
 
     def __init__(self, folder: Path, rows: Sequence[Row], reading: Reading) -> None:
-        self.folder, self.rows, self.reading = folder, list(rows), reading
-        footprints = {(row.crs, row.bounds): number for number, row in reversed(list(enumerate(self.rows)))}
-        self.places = [footprints[row.crs, row.bounds] for row in self.rows]
+        self.folder, self.rows, self.reading = folder, Rows.of(rows), reading
+        self.places = self.rows.first_of_each_place()
         self._choices: dict[tuple[int, str], np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -108,6 +108,8 @@ class SampleDataset(Dataset):
     def choice(self, number: int, name: str) -> np.ndarray:
         """Indices of the dates of `name` that lie within the period, ascending; an unknown date always does."""
         if (number, name) not in self._choices:
+            if len(self._choices) >= MOST_CHOICES:
+                self._choices.clear()
             times = np.array(self.rows[number].dates.get(name, ()), "datetime64[s]")
             self._choices[number, name] = np.flatnonzero(within(times, self.reading.period))
         return self._choices[number, name]
@@ -124,9 +126,9 @@ class SampleDataset(Dataset):
 
     def view(self, number: int, cut: Cut, series: dict[str, SeriesView], **label: np.ndarray | int | None) -> View:
         """A view of sample `number` with its place on the globe."""
-        row = self.rows[number]
+        row: Row = self.rows[number]
         region = region_of(*row.lonlat, *self.reading.regions) if self.reading.regions else -1
-        return View(row.id, series, cut.frame(self.size_m(number)), region, self.places[number], **label)  # type: ignore[arg-type]
+        return View(row.id, series, cut.frame(self.size_m(number)), region, int(self.places[number]), **label)  # type: ignore[arg-type]
 
 
 class PairDataset(SampleDataset):

@@ -4,49 +4,25 @@ Parts, and samples beside them, lie in up to 4096 folders by the name of their b
 """
 
 import hashlib
-import itertools
 import json
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import geopandas
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
 import pyogrio
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from skysense_cli.data.rows import COLUMNS, NUMBERS, Row, Rows, cell, checked
 from skysense_cli.errors import DataError
 from skysense_cli.files import whole_file
-from skysense_cli.geo.grid import Bounds, lonlat_bounds
+from skysense_cli.geo.grid import lonlat_bounds
 
-COLUMNS = ["id", "path", "split", "crs", "left", "bottom", "right", "top", "lon", "lat", "modalities", "dates", "classes"]
 FACTS = b"skysense"  # key of our own entry in the parquet metadata
-
-
-@dataclass(frozen=True)
-class Row:
-    """One sample.
-
-    path: of its npz, relative to the parent of the index folder, with /
-    split: train, val, test, or "" (left out as too near to another split)
-    dates: modality -> acquisition times in UTC, ISO 8601 to the second, "NaT" = unknown
-    classes: label class id -> number of labelled pixels
-    """
-
-    id: str
-    path: str
-    split: str
-    crs: str
-    bounds: Bounds
-    lonlat: tuple[float, float]
-    modalities: tuple[str, ...]
-    dates: Mapping[str, tuple[str, ...]]
-    classes: Mapping[int, int] = field(default_factory=dict)
 
 
 def shard_of(block: str) -> str:
@@ -66,7 +42,7 @@ def write_part(folder: Path, block: str, rows: Sequence[Row], facts: Mapping[str
     """
     rows = sorted(rows, key=lambda row: row.id)
     frame = geopandas.GeoDataFrame(
-        {name: [_cell(row, name) for row in rows] for name in COLUMNS}, geometry=[_outline(row) for row in rows], crs="EPSG:4326"
+        {name: [cell(row, name) for row in rows] for name in COLUMNS}, geometry=[_outline(row) for row in rows], crs="EPSG:4326"
     ).astype(dict.fromkeys(("left", "bottom", "right", "top", "lon", "lat"), "float64"))
     path = part_path(folder, block)
     with whole_file(path) as temporary:
@@ -86,28 +62,41 @@ def part_facts(folder: Path, block: str) -> dict[str, str] | None:
         return None
 
 
-def read(folder: Path, split: str | None = None) -> list[Row]:
+def read(folder: Path, split: str | None = None) -> Rows:
     """Rows of all parts, sorted by id; those of one split, or of all.
 
     Raises DataError for a folder without parts, a damaged part, an id that appears twice, or a path
     that leads out of the data set.
     """
-    rows, ids, splits = [], [], set()
+    tables, ids, splits = [], [], set[str]()
     for path in _parts(folder):
-        for record in _records(path):
-            ids.append(record["id"])
-            splits.add(record["split"])
-            if split is None or record["split"] == split:
-                rows.append(_row(record, path))
-    ids.sort()
-    for before, after in itertools.pairwise(ids):
-        if before == after:
-            raise DataError(f"{folder}: sample {after} is listed twice")
-    if split is not None and not rows:
+        table = _table(path)
+        if not len(table):
+            continue
+        table = checked(table, path)
+        ids.append(table["id"].combine_chunks())
+        splits.update(table["split"].unique().to_pylist())
+        tables.append(table if split is None else table.filter(pyarrow.compute.equal(table["split"].cast(pyarrow.string()), split)))
+    _check_ids(folder, ids)
+    found = pyarrow.concat_tables(tables) if tables else None
+    if found is None or not len(found):
+        if split is None:
+            return Rows(found if found is not None else checked(_empty(), folder))
         known = sorted(name for name in splits if name)
         raise DataError(f"{folder}: no sample in split {split!r} (has: {', '.join(known) or 'no samples at all'})")
-    rows.sort(key=lambda row: row.id)
-    return rows
+    found = found.unify_dictionaries().combine_chunks()
+    return Rows(found.take(pyarrow.compute.sort_indices(found["id"])))
+
+
+def _check_ids(folder: Path, ids: Sequence[pyarrow.Array]) -> None:
+    """Raise DataError when an id is there twice."""
+    if not ids:
+        return
+    every = pyarrow.concat_arrays(ids)
+    every = every.take(pyarrow.compute.sort_indices(every))
+    twice = pyarrow.compute.equal(every[1:], every[:-1])
+    if len(every) > 1 and pyarrow.compute.any(twice).as_py():
+        raise DataError(f"{folder}: sample {every[twice.index(True).as_py()].as_py()} is listed twice")
 
 
 def to_geopackage(folder: Path, path: Path) -> None:
@@ -132,7 +121,7 @@ def _parts(folder: Path) -> list[Path]:
     return parts
 
 
-def _records(path: Path) -> list[dict]:
+def _table(path: Path) -> pyarrow.Table:
     """The rows of a part as they are stored, without their outlines, which take most of the time."""
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -142,23 +131,11 @@ def _records(path: Path) -> list[dict]:
         raise DataError(f"{path}: cannot be read as GeoParquet ({error}). Build the data set again.") from error
     if missing:
         raise DataError(f"{path}: has no column {missing[0]!r}")
-    return table.to_pylist()
+    return table
 
 
-def _number(value: float | None) -> float:
-    """NaN is stored as nothing."""
-    return float("nan") if value is None else float(value)
-
-
-@lru_cache(maxsize=4096)
-def _dates(text: str) -> dict[str, tuple[str, ...]]:
-    """Remembered, so that the samples of a block, which have the same dates for the most part, share one dictionary."""
-    return {sys.intern(name): tuple(times) for name, times in json.loads(text).items()}
-
-
-@lru_cache(maxsize=4096)
-def _modalities(text: str) -> tuple[str, ...]:
-    return tuple(json.loads(text))
+def _empty() -> pyarrow.Table:
+    return pyarrow.table({name: pyarrow.array([], pyarrow.float64() if name in NUMBERS else pyarrow.string()) for name in COLUMNS})
 
 
 def _frame(path: Path) -> geopandas.GeoDataFrame:
@@ -166,37 +143,6 @@ def _frame(path: Path) -> geopandas.GeoDataFrame:
         return geopandas.read_parquet(path)
     except (OSError, ValueError, TypeError, KeyError, pyarrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read as GeoParquet ({error}). Build the data set again.") from error
-
-
-def _row(record: dict, path: Path) -> Row:
-    try:
-        relative = PurePosixPath(record["path"])
-        row = Row(
-            id=str(record["id"]),
-            path=str(relative),
-            split=sys.intern(str(record["split"])),
-            crs=sys.intern(str(record["crs"])),
-            bounds=(float(record["left"]), float(record["bottom"]), float(record["right"]), float(record["top"])),
-            lonlat=(_number(record["lon"]), _number(record["lat"])),
-            modalities=_modalities(record["modalities"]),
-            dates=_dates(record["dates"]),
-            classes={int(number): int(count) for number, count in json.loads(record["classes"]).items()},
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: the row of sample {record.get('id')!r} cannot be understood ({error})") from error
-    if relative.is_absolute() or ".." in relative.parts:
-        raise DataError(f"{path}: sample {row.id} lies at {record['path']}, expected a path inside the data set")
-    return row
-
-
-def _cell(row: Row, name: str) -> str | float:
-    """The value of a column; JSON for what is no text or number, so that every format can hold it."""
-    if name in ("left", "bottom", "right", "top"):
-        return row.bounds[("left", "bottom", "right", "top").index(name)]
-    if name in ("lon", "lat"):
-        return row.lonlat[("lon", "lat").index(name)]
-    value = getattr(row, name)
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _outline(row: Row) -> BaseGeometry:

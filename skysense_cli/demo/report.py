@@ -1,7 +1,7 @@
 """Compares what the chain made of the simulated landscape with the truth: report.json, and the goals it is held to."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def window_of(grid: GeoBox, offset_px: tuple[float, float] = (0, 0)) -> tuple[sl
     return slice(top, top + grid.shape[0]), slice(left, left + grid.shape[1])
 
 
-def _cloud(places: Places, truth: Mapping[str, Any], rows: list[index.Row]) -> dict[str, float]:
+def _cloud(places: Places, truth: Mapping[str, Any], rows: Sequence[index.Row]) -> dict[str, float]:
     clear = clear_truth(places.landscape, truth)
     counts = CloudCounts()
     for item, pixels in clear.items():
@@ -209,7 +209,7 @@ def test_ground(rows: Iterable[index.Row]) -> np.ndarray:
     return ground
 
 
-def _segmentation(path: Path, classes: np.ndarray, rows: list[index.Row]) -> Confusion:
+def _segmentation(path: Path, classes: np.ndarray, rows: Sequence[index.Row]) -> Confusion:
     predicted, known = read_on_grid(path, scene_grid(GSD_M), [1])
     scored = test_ground(rows) & known.reshape(classes.shape)
     confusion = Confusion(len(CLASSES))

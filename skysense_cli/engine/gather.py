@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from skysense_cli import console, sensors
 from skysense_cli.data import index, npz
 from skysense_cli.data.dataset import Input, Period, Reading, Regions, within
-from skysense_cli.data.index import Row
+from skysense_cli.data.rows import Rows, dates_of
 from skysense_cli.engine.score_map import class_colors
 from skysense_cli.engine.spec import ClassFact
 from skysense_cli.errors import DataError, RecipeError
@@ -31,7 +32,7 @@ class Gathered:
     """
 
     folder: Path
-    rows: tuple[Row, ...]
+    rows: Rows
     inputs: dict[str, Input]
     size_m: tuple[float, float]
     crop_m: float | None
@@ -62,7 +63,7 @@ def gather(data: DataSection, modalities: Sequence[str], wanted_by: str, split: 
     """
     rows = index.read(data.index, split or data.split)
     period = period_of(data.period)
-    lacking = [name for name in modalities if not any(name in row.modalities for row in rows)]
+    lacking = [name for name in modalities if not rows.having(name).any()]
     if lacking:
         has = ", ".join(sorted({name for row in rows for name in row.modalities}))
         raise RecipeError(f"{wanted_by} has {lacking[0]!r}, but {data.index} holds {has}")
@@ -72,8 +73,8 @@ def gather(data: DataSection, modalities: Sequence[str], wanted_by: str, split: 
     unknown = sorted(set(data.dates) - set(modalities))
     if unknown:
         raise RecipeError(f"data.dates has {unknown[0]!r}, but {wanted_by} has {', '.join(modalities)}")
-    usable = [row for row in rows if any(_dates(row, name, period).any() for name in modalities)]
-    if not usable:
+    usable = rows.take(rows.where("dates", lambda text: any(_dates(text, name, period).any() for name in modalities)))
+    if not len(usable):
         raise DataError(f"{data.index}: none of the {len(rows)} samples has a date of {', '.join(modalities)} within data.period")
     if len(usable) < len(rows):
         console.warn(f"{len(rows) - len(usable)} of {len(rows)} samples have no date of {', '.join(modalities)} within data.period")
@@ -81,7 +82,7 @@ def gather(data: DataSection, modalities: Sequence[str], wanted_by: str, split: 
     warn_of_long_series(usable, modalities, period)
     folder = data.index.parent
     size_m = (data.crop_m, data.crop_m) if data.crop_m else _one_size(usable, data.index)
-    return Gathered(folder, tuple(usable), _inputs(folder, usable, modalities), size_m, data.crop_m, dict(data.dates), period)
+    return Gathered(folder, usable, _inputs(folder, usable, modalities), size_m, data.crop_m, dict(data.dates), period)
 
 
 def gather_labelled(data: DataSection, modalities: Sequence[str], names: Sequence[str] | None, split: str) -> Gathered:
@@ -112,48 +113,50 @@ def period_of(section: PeriodSection | None) -> Period | None:
     return None if section is None else (np.datetime64(section.start), np.datetime64(section.end))
 
 
-def _dates(row: Row, name: str, period: Period | None) -> np.ndarray:
-    """(T,) bool: which dates of a modality lie within the period."""
-    return within(np.array(row.dates.get(name, ()), "datetime64[s]"), period)
+def _dates(text: str, name: str, period: Period | None) -> np.ndarray:
+    """(T,) bool: which dates of a modality lie within the period, of the dates that a row holds."""
+    return within(np.array(dates_of(text).get(name, ()), "datetime64[s]"), period)
 
 
-def warn_of_long_series(rows: Sequence[Row], modalities: Sequence[str], period: Period | None) -> None:
+def warn_of_long_series(rows: Rows, modalities: Sequence[str], period: Period | None) -> None:
     """Warn of the first sample whose dates of a modality span more than a year."""
+
+    def is_long(text: str, name: str) -> bool:
+        times = np.array(dates_of(text).get(name, ()), "datetime64[s]")[_dates(text, name, period)]
+        return len(times) > 1 and (times.max() - times.min()).astype("timedelta64[D]").astype(int) > LONG_DAYS
+
     for name in modalities:
-        for row in rows:
-            times = np.array(row.dates.get(name, ()), "datetime64[s]")[_dates(row, name, period)]
-            if len(times) > 1 and (times.max() - times.min()).astype("timedelta64[D]").astype(int) > LONG_DAYS:
-                console.warn(
-                    f"{row.id}: the dates of {name} span more than a year, but a model knows the day of the year only; set data.period"
-                )
-                return
+        long = np.flatnonzero(rows.where("dates", partial(is_long, name=name)))
+        if len(long):
+            console.warn(
+                f"{rows[int(long[0])].id}: the dates of {name} span more than a year, but a model knows the day of the year only; "
+                "set data.period"
+            )
+            return
 
 
-def _one_size(rows: Sequence[Row], folder: Path) -> tuple[float, float]:
+def _one_size(rows: Rows, folder: Path) -> tuple[float, float]:
     """(height, width) that all rows share."""
-    sizes = {_size_m(row): row.id for row in reversed(rows)}
+    sizes, first = np.unique(rows.sizes_m(), axis=0, return_index=True)
     if len(sizes) > 1:
-        (one, first), (two, second) = list(sizes.items())[:2]
+        one, two = sorted(first.tolist())[:2]
+        (a, b), (c, d) = rows.sizes_m()[[one, two]].tolist()
         raise DataError(
-            f"{folder}: samples of one batch must have one size, but {first} is {one[0]:g} x {one[1]:g} m and {second} is "
-            f"{two[0]:g} x {two[1]:g} m; set data.crop_m"
+            f"{folder}: samples of one batch must have one size, but {rows[one].id} is {a:g} x {b:g} m and {rows[two].id} is "
+            f"{c:g} x {d:g} m; set data.crop_m"
         )
-    return next(iter(sizes))
+    height, width = sizes[0].tolist()
+    return height, width
 
 
-def _size_m(row: Row) -> tuple[float, float]:
-    left, bottom, right, top = row.bounds
-    return round(top - bottom, 6), round(right - left, 6)
-
-
-def _inputs(folder: Path, rows: Sequence[Row], modalities: Sequence[str]) -> dict[str, Input]:
+def _inputs(folder: Path, rows: Rows, modalities: Sequence[str]) -> dict[str, Input]:
     """What the first sample that has a modality says of it; each sample is compared with that when it is read."""
     found = {}
     for name in modalities:
-        row = next(row for row in rows if name in row.modalities) if any(name in row.modalities for row in rows) else None
-        if row is None:
+        having = np.flatnonzero(rows.having(name))
+        if not len(having):
             raise DataError(f"{folder}: none of the {len(rows)} samples in use has {name!r}; raise data.limit")
-        head = npz.header(folder / row.path).series[name]
+        head = npz.header(folder / rows[int(having[0])].path).series[name]
         mean, std = sensors.get(head.sensor).statistics(head.bands)
         found[name] = Input(head.sensor, head.bands, abs(head.grid.affine.a), mean, std)
     return found

@@ -59,7 +59,7 @@ def _shapes(assembly: Assembly) -> Table:
     for name, facts in spec.inputs.items():
         encoder, lift = model.parts(name)
         sides = [round(side / facts.gsd_m) for side in spec.size_m]
-        having = sum(name in row.modalities for row in assembly.data.rows)
+        having = int(assembly.data.rows.having(name).sum())
         pyramid = " ".join(
             f"{channels}x{sides[0] // stride}x{sides[1] // stride}"
             for channels, stride in zip(encoder.tap_channels, encoder.tap_strides, strict=True)

@@ -120,8 +120,8 @@ class SampleCells:
     def regions(self) -> Counter[int]:
         """Its region -> its cells."""
         height, width = self.job.cells(self.number)
-        row = self.job.samples.rows[self.number]
-        return Counter({region_of(*row.lonlat, *cast(Regions, self.job.bundle.spec.regions)): height * width})
+        lon, lat = self.job.samples.rows[self.number].lonlat
+        return Counter({region_of(lon, lat, *cast(Regions, self.job.bundle.spec.regions)): height * width})
 
 
 @dataclass(frozen=True)

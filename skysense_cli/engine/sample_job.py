@@ -106,7 +106,7 @@ def open_samples(data: EmbedData, bundle: LoadedBundle, command: str) -> SampleJ
     if len(usable) < len(rows):
         console.warn(f"{len(rows) - len(usable)} of {len(rows)} samples have no date of {', '.join(inputs)} within data.period")
     usable = usable[: data.limit]
-    warn_of_long_series([rows[number] for number in usable], tuple(inputs), samples.reading.period)
+    warn_of_long_series(rows.take(np.array(usable)), tuple(inputs), samples.reading.period)
     _check_sizes(samples, usable, bundle.unit_m)
     return SampleJob(bundle, data, samples, tuple(usable))
 

@@ -9,6 +9,7 @@ import pytest
 
 from skysense_cli.data import index
 from skysense_cli.data.index import Row
+from skysense_cli.data.rows import Rows
 from skysense_cli.errors import DataError
 from skysense_cli.geo.grid import lonlat, make_grid
 
@@ -122,3 +123,31 @@ def test_rows_that_make_no_sense_are_refused(tmp_path):
     frame["dates"] = "nonsense"
     frame.to_parquet(index.part_path(tmp_path, "a"))
     refused(tmp_path, "part-a.parquet: the row of sample 'p000' cannot be understood")
+
+
+def test_rows_in_columns_are_the_rows_themselves(tmp_path):
+    rows = [row(number, split, classes={number: 1}) for number, split in enumerate(["train", "val", "train"])]
+    rows.append(row(4, crs="", lonlat=(1.5, 2.5), modalities=("hr",)))
+    found = Rows.of(rows)
+    assert list(found) == rows and Rows.of(found) is found and found[-1] == rows[3] and found[1:3] == rows[1:3] and len(found[:0]) == 0
+    assert found.take(np.array([2, 0])) == [rows[2], rows[0]] and found.take(np.array([True, False, False, True])) == [rows[0], rows[3]]
+    assert found.having("s2").tolist() == [True, True, True, False]
+    assert found.where("split", lambda text: text == "val").tolist() == [False, True, False, False]
+    assert found.sizes_m().tolist() == [[640, 640]] * 4 and found != rows[:3]
+    with pytest.raises(IndexError):
+        found[4]
+
+
+def test_samples_of_one_footprint_are_known_as_such(tmp_path):
+    again = row(0, id="again")
+    found = Rows.of([row(1), row(0), again, row(0, crs="EPSG:32632", id="elsewhere"), row(1, id="later")])
+    assert found.first_of_each_place().tolist() == [0, 1, 1, 3, 0]
+    assert Rows.of([]).first_of_each_place().tolist() == [] and list(Rows.of([])) == []
+
+
+def test_repeated_texts_of_many_parts_are_kept_once(tmp_path):
+    for part in range(8):
+        index.write_part(tmp_path, f"p{part}", [row(50 * part + number) for number in range(50)])
+    found = index.read(tmp_path)
+    assert len(found) == 400 and found.nbytes < 400 * 200
+    assert [one.id for one in found] == sorted(one.id for one in found)

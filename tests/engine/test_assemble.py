@@ -159,13 +159,13 @@ def test_a_period_without_dates_is_refused(dataset, tmp_path, write_pretrain):
 
 def test_samples_of_two_sizes_need_crops(tmp_path, write_samples, write_pretrain):
     data = write_samples(tmp_path / "data")
-    rows = index.read(data.index)
+    rows = list(index.read(data.index))
     left, bottom, right, top = rows[0].bounds
     rows[0] = index.Row(**{**rows[0].__dict__, "bounds": (left, bottom - 80, right, top)})
     index.write_part(data.index, "0", rows)
     path = write_pretrain(tmp_path, data)
     path.write_text(path.read_text().replace(", crop_m: 40", ""))
-    with pytest.raises(DataError, match=r"s001 is 80 x 80 m and s000 is 160 x 80 m; set data.crop_m"):
+    with pytest.raises(DataError, match=r"s000 is 160 x 80 m and s001 is 80 x 80 m; set data.crop_m"):
         assemble_pretraining(load(path, "pretrain", Options()))
 
 
