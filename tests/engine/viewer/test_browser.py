@@ -110,7 +110,8 @@ class Screen:
         """Click there; {what: answer} of the popup."""
         from selenium.webdriver.common.action_chains import ActionChains
 
-        self.run("skysense.map.closePopup().stop()")  # it may still move to show the last answer
+        # the map may have moved, or still move, to show the last answer
+        self.run("skysense.map.closePopup().stop().panTo([arguments[1], arguments[0]], { animate: false })", lon, lat)
         self.until(lambda: not self.driver.find_elements("css selector", ".leaflet-popup"))
         x, y = self.place(lon, lat)
         box = self.find("#map").rect
