@@ -21,8 +21,8 @@ function ownCoordinates(layer, place) {
   const [right, low] = [across - left, down - above];
   const at = (numbers) => {
     const first = above * nodes + left;
-    const upper = numbers[first] * (1 - right) + numbers[first + 1] * right;
-    return upper * (1 - low) + (numbers[first + nodes] * (1 - right) + numbers[first + nodes + 1] * right) * low;
+    const [a, b, c, d] = [0, 1, nodes, nodes + 1].map((step) => numbers[first + step] ?? NaN); // null: the CRS does not reach there
+    return (a * (1 - right) + b * right) * (1 - low) + (c * (1 - right) + d * right) * low;
   };
   return { x: at(x), y: at(y) };
 }
@@ -83,7 +83,10 @@ async function answer(latlng) {
   if (!table.children.length && !systems.size) table.append(line("here", "no layer"));
   const place = latlng.wrap();
   table.append(line("longitude", degrees(place.lng, "E", "W")), line("latitude", degrees(place.lat, "N", "S")));
-  systems.forEach(([found, digits], crs) => table.append(line(crs, `${found.x.toFixed(digits)}, ${found.y.toFixed(digits)}`)));
+  systems.forEach(([found, digits], crs) => {
+    const known = Number.isFinite(found.x) && Number.isFinite(found.y);
+    table.append(line(crs, known ? `${found.x.toFixed(digits)}, ${found.y.toFixed(digits)}` : "not known here"));
+  });
   popup.setLatLng(latlng).setContent(element("table", { className: "answer" }, table)).openOn(map);
 }
 

@@ -28,7 +28,7 @@ SUFFIXES = (".tif", ".tiff", ".jp2")
 MOST_LAYERS = 100
 MOST_CODES = 32  # a raster of whole numbers with more different ones holds measurements, unless it says that it holds classes
 TRUE_COLOR = (("red", "B04", "R"), ("green", "B03", "G"), ("blue", "B02", "B"))
-SHARES = ("probability", "confidence")  # what goes from 0 to 1
+SHARES = ("probability", "confidence", "entropy", "margin")  # what goes from 0 to 1
 DAY = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?:[T_]?\d{6}Z?)?(?!\d)")
 MONTH = re.compile(r"(?<!\d)((?:19|20)\d\d)[-_.](0[1-9]|1[0-2])(?!\d)")
 YEAR = re.compile(r"(?<!\d)((?:19|20)\d\d)(?!\d)")
@@ -150,7 +150,8 @@ def crs_name(crs: str) -> str:
 
 def _prototypes(layer: Layer) -> Layer:
     """With the regions, names and colours that the files beside it give."""
-    region, legend = layer.path.with_name(REGION), layer.path.with_name("legend.json")
+    region, beside = layer.path.with_name(REGION), layer.path.with_name("legend.json")
+    legend = beside if beside.is_file() else layer.path.parent.parent / "legend.json"  # of maps of several places
     try:
         told = json.loads(legend.read_text(encoding="utf-8"))
         per_region, lines = int(told["per_region"]), told["prototypes"]

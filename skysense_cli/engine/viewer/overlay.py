@@ -63,6 +63,7 @@ def embed(layer: Layer, track: Track, longest_px: int, home_lon: float | None) -
 
     Raises GridError naming the file for one that a web map cannot show.
     """
+    placed(layer, layer.info.grid, longest_px)  # what no web map can show is not read first
     reading = read_layer(layer, longest_px)
     finer = max(1, min(FINEST, SMALL_PX // max(reading.grid.shape)))
     place = placed(layer, reading.grid, longest_px, finer)
@@ -120,8 +121,8 @@ def _notes(reading: Reading, place: WebPlace) -> list[str]:
     return notes
 
 
-def _rounded(numbers: np.ndarray, digits: int) -> list[float]:
-    return [round(number, digits) if np.isfinite(number) else 0.0 for number in numbers.ravel().tolist()]
+def _rounded(numbers: np.ndarray, digits: int) -> list[float | None]:
+    return [round(number, digits) if np.isfinite(number) else None for number in numbers.ravel().tolist()]
 
 
 def _values(values: np.ndarray, known: np.ndarray, layer: Layer) -> dict[str, Any]:

@@ -136,9 +136,9 @@ def _prepare(places: Sequence[Path]) -> Served:
     for track in tracks:
         layers = []
         for layer in track.layers:
-            reading = sample_layer(layer)
             grid = placed(layer, layer.info.grid, WIDE_PX).grid
             shallowest, deepest = shallowest_zoom(grid.affine.a * max(grid.shape)), deepest_zoom(grid.affine.a)
+            reading = sample_layer(layer)
             facts = describe_overlay(layer, reading, placed(layer, reading.grid, WIDE_PX), home).facts
             home = facts["bounds"][0][1] if home is None else home
             layers.append(facts | {"number": len(numbered), "shallowest": shallowest, "deepest": deepest})

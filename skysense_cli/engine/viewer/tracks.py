@@ -45,7 +45,7 @@ def make_tracks(layers: Sequence[Layer]) -> list[Track]:
         visible = first.kind in ("image", map_kind) and first.kind not in seen
         seen.add(first.kind)
         opacity = 0.8 if first.kind in ("class", "prototype") and "image" in kinds else 1.0
-        tracks.append(Track(_title(first, len(part) > 1), first.kind, first.what, tuple(part), _limits(part), visible, opacity))
+        tracks.append(Track(_title(part, parts), first.kind, first.what, tuple(part), _limits(part), visible, opacity))
     return tracks
 
 
@@ -56,9 +56,16 @@ def _of_different_dates(group: list[Layer]) -> list[list[Layer]]:
     return [sorted(group, key=lambda layer: layer.date)]
 
 
-def _title(layer: Layer, series: bool) -> str:
-    words = (layer.stem if series else layer.path.stem).replace("_", " ").strip()
-    return words or layer.what
+def _title(part: list[Layer], parts: list[list[Layer]]) -> str:
+    """The file's name in words; with that of its folder where two would be called the same."""
+    words = _words(part)
+    shared = sum(_words(other) == words for other in parts) > 1
+    return f"{part[0].path.absolute().parent.name}/{words}" if shared else words
+
+
+def _words(part: list[Layer]) -> str:
+    name = part[0].stem if len(part) > 1 else part[0].path.stem
+    return name.replace("_", " ").strip() or part[0].what
 
 
 def _limits(layers: Sequence[Layer]) -> tuple[float, float]:

@@ -132,6 +132,13 @@ def test_prototypes_get_the_colours_of_their_regions(tmp_path, maps):
     assert [(entry["name"], entry["color"]) for entry in classes] == [(f"{r}: {p}", f"#{r:02x}{p:02x}00") for r in (7, 9) for p in range(4)]
     for column, row, expected in ((10, 10, "7: 0"), (110, 10, "7: 3"), (10, 80, "9: 0"), (45, 80, "9: 1")):
         assert classes[page.number_at("prototypes.tif", *maps.lonlat_of(grid, column, row))]["name"] == expected
+    (tmp_path / "north").mkdir()
+    for name in ("prototypes.tif", "prototypes_region.tif"):
+        (tmp_path / name).rename(tmp_path / "north" / name)
+    write_geotiff(tmp_path / "prototypes.tif", index[None], grid, nodata=65535, colors=palette, band_names=["prototype"])
+    page = make_page(tmp_path, maps, tmp_path)  # maps of several places share the legend above them
+    assert [track["title"] for track in page.data["tracks"]] == ["north/prototypes", f"{tmp_path.name}/prototypes"]
+    assert page.data["tracks"][0]["layers"][0]["classes"] == classes
     assert (layers.INDEX, layers.REGION) == (prototype_files.INDEX, prototype_files.REGION)
 
 
