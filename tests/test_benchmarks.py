@@ -57,6 +57,13 @@ def test_a_build_is_measured_beside_its_limit_and_gives_the_limit_s_numbers():
     assert found["build / limit, CPU"] > 0 and found["odc_stac"]["cpu s"] > 0
 
 
+@pytest.mark.slow
+def test_prediction_is_measured_beside_its_limit():
+    found = last_line("--quick", script="predict.py")["256 px, 1 threads"]
+    assert found["predict / limit, cpu s"] > 0
+    assert all(found[kind]["cpu s"] > 0 and found[kind]["peak MB"] > 0 for kind in ("predict", "limit", "loop"))
+
+
 def test_the_shifts_of_real_scenes_are_measured(shared_data):
     found = last_line(str(shared_data("ts_belgium_A").parent), "--quick", script="coregistration.py")
     assert found["s2 dates"]["of"] == 12 and found["s1 single dates"]["measured"] == 14

@@ -156,11 +156,14 @@ class _Place:
 
     def _beside(self) -> "Iterator[Path]":
         """What `predict` writes beside its map."""
+        from skysense_cli.geo.vector_files import is_ours
         from skysense_cli.recipe.schema.maps import What
 
         for kind in ("", "_scene", *(f"_{what}" for what in get_args(What))):
-            for end in (self.output.suffix, ".png", ".legend.json", ".stac.json", *VECTORS):
+            for end in (self.output.suffix, ".png", ".legend.json", ".stac.json"):
                 yield self.output.with_name(f"{self.output.stem}{kind}{end}")
+            vectors = (self.output.with_name(f"{self.output.stem}{kind}{end}") for end in VECTORS)
+            yield from (path for path in vectors if path.exists() and is_ours(path))  # e.g. an area of the same name is not
         yield self.output.with_name(f"{self.output.stem}_counts.tif")
 
 

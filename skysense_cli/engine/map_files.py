@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import Color, ScoreMap, class_colors
 from skysense_cli.engine.stac_item import write_item
 from skysense_cli.engine.tiling import Window
-from skysense_cli.errors import GridError
+from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.files import write_text
 from skysense_cli.geo.cog import Compression, GeoTiffStream, Look
 from skysense_cli.geo.raster import describe
-from skysense_cli.recipe.schema.maps import PolygonsSection
+from skysense_cli.recipe.schema.maps import PolygonsSection, What
 
 LABELS = {
     "probability": "probability of the likeliest class",
@@ -57,7 +57,7 @@ class MapFiles:
         rasters = [self.raster(kind) for kind in self.maps]
         legends = [self.path.with_suffix(".legend.json")] if any(kind.what == "class" for kind in self.maps) else []
         pictures = [raster.with_suffix(".png") for raster in rasters]
-        return [*rasters, *legends, *pictures, *self._vectors().values(), self.path.with_suffix(".stac.json")]
+        return [*rasters, *legends, *pictures, *self.vectors().values(), self.path.with_suffix(".stac.json")]
 
     def differences(self) -> list[str] | None:
         """The tags by which the maps that are there were made from something else; None when files are missing."""
@@ -92,10 +92,10 @@ class MapFiles:
         lines = [line for kind in self.maps for line in self._beside(kind, looked[kind.what])]
         lines += self._polygonise()
         rasters: dict[str, Path] = {kind.what: self.raster(kind) for kind in self.maps}
-        write_item(self.path.with_suffix(".stac.json"), self.job, rasters, self.tags, self._vectors())
+        write_item(self.path.with_suffix(".stac.json"), self.job, rasters, self.tags, self.vectors())
         return lines
 
-    def _vectors(self) -> dict[str, Path]:
+    def vectors(self) -> dict[str, Path]:
         """What is written of polygons, by name."""
         if self.polygons is None:
             return {}
@@ -105,7 +105,7 @@ class MapFiles:
     def _polygonise(self) -> list[str]:
         if self.polygons is None:
             return []
-        path = self._vectors()["polygons"]
+        path = self.vectors()["polygons"]
         classes = next(kind for kind in self.maps if kind.what == "class")
         return write_patches(
             path, self.raster(classes), classes.classes, {**self.tags, "SKYSENSE_WHAT": "polygons"},
@@ -173,6 +173,15 @@ class _Looked:
         values = np.full(first.shape, np.nan, np.float32)
         values[few] = np.where(valid[few], shown * np.float32(self.kind.scale), np.nan)
         self.reduced.put(values, top, left)
+
+
+def maps_of(bundle: LoadedBundle, kinds: Sequence[What], precision: Literal["uint8", "float32"]) -> tuple[ScoreMap, ...]:
+    """The maps of a bundle's raster head. Raises RecipeError for a kind that its head has nothing for."""
+    values = bundle.head is not None and bundle.head.values
+    if wrong := [kind for kind in kinds if (kind == "value") != values]:
+        gives, say = ("values", "value") if values else ("scores of classes", "class, confidence ...")
+        raise RecipeError(f"predict: write.what is {wrong[0]}, but the head of {bundle.path} gives {gives}; say write.what: {say}")
+    return tuple(ScoreMap(kind, bundle.classes, precision) for kind in kinds)
 
 
 def colors_of(bundle: LoadedBundle) -> list[Color]:

@@ -14,13 +14,14 @@ from skysense_cli.core.heads import Head
 from skysense_cli.engine import memory
 from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.flips import averaged
-from skysense_cli.engine.map_files import MapFiles
+from skysense_cli.engine.map_files import MapFiles, maps_of
 from skysense_cli.engine.memory import fitted, needs
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import ScoreMap, pixels_of
 from skysense_cli.errors import RecipeError
+from skysense_cli.geo.vector_files import is_ours
 from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
@@ -39,10 +40,14 @@ class RasterProduct:
             raise RecipeError(f"predict: output {recipe.output}: this bundle draws a map; give a name that ends in .tif")
         if recipe.write.boxes is not None:
             raise RecipeError("predict: write.boxes is for heads that find objects, this bundle draws a map")
-        maps = tuple(ScoreMap(what, job.bundle.classes, recipe.write.dtype) for what in recipe.write.kinds)
+        maps = maps_of(job.bundle, recipe.write.kinds, recipe.write.dtype)
         channels, abreast = job.scene.channels, steps_abreast(job.bundle.device)
         plan = fitted(job.plan, recipe.tiles.max_bytes, channels, len(job.bundle.classes), _pixel_bytes(maps), abreast)
-        return cls(recipe, replace(job, plan=plan), maps)
+        product = cls(recipe, replace(job, plan=plan), maps)
+        for vector in product.files(recipe.output, {}).vectors().values():
+            if vector.exists() and not is_ours(vector):
+                raise RecipeError(f"predict: {vector} exists and is not skysense's; move it, or choose another --out")
+        return product
 
     def lines(self) -> list[tuple[str, str]]:
         """(what, value) lines of the plan."""

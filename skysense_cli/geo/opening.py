@@ -16,7 +16,7 @@ from skysense_cli.errors import GridError, SkySenseError, SourceError
 from skysense_cli.geo import cube, remote
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
-MOST_BLOCK_BYTES = 256 << 20  # one block is decoded as a whole
+MOST_BLOCK_BYTES = 256 << 20  # one block is decoded as a whole, for every window that meets it
 MOST_BANDS = 10_000
 UNKNOWN = "not recognized as being in a supported file format"  # what GDAL says when it is no file of a driver
 
@@ -128,7 +128,7 @@ def _check_layout(dataset: DatasetReader, name: str) -> None:
     if size > MOST_BLOCK_BYTES:
         raise GridError(
             f"{name}: is stored in blocks of {height} x {width} px, {size:,} bytes each, at most {MOST_BLOCK_BYTES:,} are decoded; "
-            "rewrite it in small blocks, e.g. gdal_translate -of COG in.tif out.tif"
+            f"rewrite it in tiles, e.g. gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {name} tiled.tif"
         )
 
 

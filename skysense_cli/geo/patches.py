@@ -54,7 +54,7 @@ def patches(path: Path, *, simplify_m: float = 0.0, min_area_m2: float = 0.0) ->
         grid = info.grid
         crs = crs_text(grid.crs.to_wkt()) if grid.crs else ""
         finish = _Finish(grid.affine, crs, pixel_m(grid), min_area_m2, simplified=simplify_m > 0)
-        joins = _Joins(info.shape[1])
+        joins = _Joins()
         edges = [*range(0, info.shape[0], BLOCK_PX), info.shape[0]], [*range(0, info.shape[1], BLOCK_PX), info.shape[1]]
         for top, bottom in pairwise(edges[0]):
             for left, right in pairwise(edges[1]):
@@ -151,7 +151,6 @@ class _Between:
 class _Joins:
     """Which pieces are one patch; a patch is closed when no piece of it lies on the lower side of the last row of blocks."""
 
-    width: int
     _pieces: dict[int, tuple[shapely.Polygon, int]] = field(default_factory=dict)
     _parent: dict[int, int] = field(default_factory=dict)
     _count: int = 0

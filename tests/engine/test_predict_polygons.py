@@ -88,6 +88,17 @@ def test_another_recipe_with_overwrite_leaves_no_old_polygons(home):
     assert not (home / "maps/map.gpkg").exists() and (home / "maps/map.tif").exists()
 
 
+def test_a_file_of_the_user_is_never_replaced(home):
+    (home / "maps").mkdir()
+    area = home / "maps/map.geojson"
+    area.write_text('{"type": "FeatureCollection", "features": []}')
+    with pytest.raises(RecipeError, match="map.geojson exists and is not skysense's; move it, or choose another --out"):
+        predict(home, "{polygons: {format: geojson}}")
+    predict(home, "{what: class}")
+    predict(home, "{what: class, dtype: float32}", overwrite=True)
+    assert area.read_text() == '{"type": "FeatureCollection", "features": []}'
+
+
 def test_polygons_need_a_class_map_and_boxes_a_detector(home):
     with pytest.raises(RecipeError, match="write.polygons: are made of the class map, which `what` does not name"):
         predict(home, "{what: probability, polygons: {}}")

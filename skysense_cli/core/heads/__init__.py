@@ -35,10 +35,12 @@ class Found:
 class Head(nn.Module):
     """A task. `output` says which mosaic collects its predictions: raster, vector or table.
 
+    values: of a raster head: what it gives are numbers to be kept as they are, e.g. heights, not scores of classes
     same_iou: of a vector head: two boxes of one class that overlap by more are the same object, seen by two tiles
     """
 
     output: ClassVar[Literal["raster", "vector", "table"]]
+    values: ClassVar[bool] = False
     same_iou: float = 0.5
 
     def forward(self, features: Features) -> Tensor:
