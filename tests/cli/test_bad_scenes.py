@@ -1,6 +1,7 @@
 """Damaged and odd rasters through `skysense predict`: one message that names the file, nothing left, never a traceback.
 
-The whole corpus with the real command, as the guide to scenes says:  fault.py bad cases.json --map predict=...
+The whole corpus with the real command, from the folder that SKYSENSE_BADINPUT_DIR names, BUNDLE being any one with a map:
+    fault.py bad raster/cases.json --map predict='skysense predict BUNDLE {path} --out {out} --set scene_gsd=resample'
 """
 
 import json
