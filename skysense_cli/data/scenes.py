@@ -25,19 +25,15 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.data.days import in_days
 from skysense_cli.data.feed import Feed
 from skysense_cli.data.sample import Sample, Series
+from skysense_cli.data.scene_grids import map_grid, pixel_of, refuse_other_gsd, require_ground
 from skysense_cli.data.sources import Item
 from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.areas import GridArea, area_on
-from skysense_cli.geo.crs import transformer
-from skysense_cli.geo.grid import bounds_of, check_scale, crs_text, ground_pixel_m, lonlat, make_grid, metric_crs
-from skysense_cli.geo.outlines import outline
+from skysense_cli.geo.grid import bounds_of, crs_text, lonlat
 from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.recipe.schema.build import DatesSection
 from skysense_cli.recipe.schema.section import CoregisterSection
-
-SAME_GSD = (0.8, 1.25)  # pixels so many times as large as the bundle's are taken as they are
-SQUARE = 0.02  # of a pixel's side, by which the other may differ
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,10 @@ def open_scene(
     infos = {name: _headers(found, inputs[name]) for name, found in items.items()}
     for name, headers in infos.items():
         for header in headers:
-            _require_ground(header)
+            require_ground(header)
         if options.gsd == "refuse":
-            _refuse_other_gsd(name, headers[0], inputs[name])
-    grid = _map_grid(infos[reference], inputs[reference], options.gsd)
+            refuse_other_gsd(name, headers[0], inputs[name])
+    grid = map_grid(infos[reference], inputs[reference], options.gsd)
     area = None if options.area is None else area_on(options.area, grid, f"scene {items[reference][0].id}")
     px = {name: round(unit_m / inputs[name].gsd_m) for name in items}
     units = (math.ceil(grid.shape[0] / px[reference]), math.ceil(grid.shape[1] / px[reference]))
@@ -209,105 +205,8 @@ def _headers(items: Sequence[Item], wanted: Input) -> list[RasterInfo]:
     """One header per item, and per part of one, of the band with the smallest pixels of the first item."""
     items = [part for item in items for part in item.parts or (item,)]
     assets = {items[0].assets[band].path: band for band in wanted.bands}
-    sharpest = min(assets.values(), key=lambda band: _pixel(describe_asset(items[0].assets[band])))
+    sharpest = min(assets.values(), key=lambda band: pixel_of(describe_asset(items[0].assets[band])))
     return [describe_asset(item.assets[sharpest]) for item in items]
-
-
-def _pixel(info: RasterInfo) -> float:
-    """Width of a pixel in CRS units."""
-    return info.gsd[1]
-
-
-def _refuse_other_gsd(name: str, info: RasterInfo, wanted: Input) -> None:
-    """Raise GridError unless the scene's pixels are about as large on the ground, and as square, as those the model was trained on."""
-    choices = f"scene_gsd: resample (to {wanted.gsd_m:g} m) or as_is (take them as if they were {wanted.gsd_m:g} m)"
-    how = "in the recipe, or --set scene_gsd=resample"
-    if not info.grid.crs:
-        raise GridError(
-            f"{info.path} has no coordinate reference system (CRS); say scene_gsd: as_is to take its pixels as {wanted.gsd_m:g} m ones "
-            "(in the recipe, or --set scene_gsd=as_is)"
-        )
-    down, across = ground_pixel_m(info.grid)
-    size = f"{across:.3g} m" if abs(down / across - 1) < SQUARE else f"{across:.3g} x {down:.3g} m"
-    if info.grid.crs.geographic:
-        raise GridError(f"scene.{name}: {info.path} is in degrees, its pixels are {size} on the ground. Say {choices}; {how}")
-    if not all(SAME_GSD[0] <= side / wanted.gsd_m <= SAME_GSD[1] for side in (down, across)) or not abs(down / across - 1) < SQUARE:
-        on_map = f"{_pixel(info):g} m pixels"
-        if abs(across / _pixel(info) - 1) > SQUARE or abs(down / across - 1) >= SQUARE:
-            on_map += f" in {info.crs[:40]}, which are {size} on the ground"
-        raise GridError(f"scene.{name}: {info.path} has {on_map}, the bundle was trained on {wanted.gsd_m:g} m ones. Say {choices}; {how}")
-
-
-# the map's grid
-
-
-def _map_grid(headers: Sequence[RasterInfo], wanted: Input, gsd: str) -> GeoBox:
-    """The grid of the first scene, grown to hold all others of its CRS; north-up in the bundle's pixels when resampled."""
-    first = headers[0]
-    others = [info for info in headers[1:] if info.crs == first.crs]
-    if first.crs and not (first.transform.b or first.transform.d) and first.transform.e > 0:
-        first = _north_up(first)
-    turned = bool(first.transform.b or first.transform.d or first.transform.a <= 0 or first.transform.e >= 0)
-    if turned and (gsd != "resample" or not first.crs):
-        what = f"turned, flipped or not georeferenced (CRS: {first.crs[:40] or 'none'})"
-        raise GridError(
-            f"{first.path} is {what}; say scene_gsd: resample to lay it north-up (--set scene_gsd=resample), "
-            "or warp it yourself, e.g. with gdalwarp -t_srs EPSG:n"
-        )
-    if gsd != "resample" or (not turned and first.crs and abs(_pixel(first) / wanted.gsd_m - 1) < 1e-6):
-        return _grown(first, others)
-    crs, place = first.crs, lonlat(first.grid)
-    if not crs:
-        raise GridError(f"{first.path} has no coordinate reference system (CRS) and cannot be resampled; say scene_gsd: as_is")
-    left, bottom, right, top = bounds_of(_grown(first, others))
-    if not _true_to_scale(crs, place):
-        target = metric_crs(*place)
-        left, bottom, right, top = transformer(crs, target).transform_bounds(left, bottom, right, top, densify_pts=21)
-        crs = target
-    if not np.isfinite([left, bottom, right, top]).all():
-        raise GridError(f"{first.path} does not wholly lie where {crs} is defined; warp it yourself, e.g. with gdalwarp -t_srs EPSG:n")
-    height, width = (math.ceil(side / wanted.gsd_m - 1e-6) for side in (top - bottom, right - left))
-    return make_grid(left, top, wanted.gsd_m, height, width, crs)
-
-
-def _north_up(info: RasterInfo) -> RasterInfo:
-    """A raster whose first row is the southernmost, as if it began at the top; its pixels stay where they are."""
-    a, _, c, _, e, f = info.transform[:6]
-    return replace(info, transform=Affine(a, 0, c, 0, -e, f + e * info.shape[0]))
-
-
-def _require_ground(info: RasterInfo) -> None:
-    """Raise GridError when a scene that names a CRS does not lie on the Earth."""
-    if not info.crs:
-        return
-    left, bottom, right, top = bounds_of(info.grid)
-    if info.grid.crs and info.grid.crs.geographic and not -90.5 <= bottom <= top <= 90.5:
-        raise GridError(f"{info.path}: reaches from latitude {bottom:g} to {top:g}; its CRS or its transform is wrong")
-    try:
-        outline((left, bottom, right, top), info.crs)
-    except GridError as error:
-        raise GridError(
-            f"{info.path}: its CRS has no place on the Earth ({error}); warp it first, e.g. with gdalwarp -t_srs EPSG:n"
-        ) from error
-
-
-def _grown(first: RasterInfo, others: Sequence[RasterInfo]) -> GeoBox:
-    """Whole pixels of `first`, enough to hold the corners of all."""
-    inverse = ~first.transform
-    corners = [(0.0, 0.0), (float(first.shape[1]), float(first.shape[0]))]
-    for info in others:
-        corners += [inverse * (info.transform * corner) for corner in ((0, 0), (info.shape[1], info.shape[0]))]
-    left, top = (math.floor(min(corner[axis] for corner in corners) + 1e-3) for axis in (0, 1))
-    right, bottom = (math.ceil(max(corner[axis] for corner in corners) - 1e-3) for axis in (0, 1))
-    return GeoBox((bottom - top, right - left), first.transform * Affine.translation(left, top), first.crs or None)
-
-
-def _true_to_scale(crs: str, place: tuple[float, float]) -> bool:
-    try:
-        check_scale(crs, *place)
-    except GridError:
-        return False
-    return True
 
 
 # dates and facts
@@ -319,7 +218,7 @@ def _tags(channels: Mapping[str, Channel], infos: Mapping[str, Sequence[RasterIn
     for name, channel in channels.items():
         tags[f"SKYSENSE_SCENES_{name.upper()}"] = " ".join(item.id for item in channel.items)
         if gsd == "as_is":
-            tags[f"SKYSENSE_PIXEL_{name.upper()}"] = f"{_pixel(infos[name][0]):g} taken as {channel.input.gsd_m:g} m"
+            tags[f"SKYSENSE_PIXEL_{name.upper()}"] = f"{pixel_of(infos[name][0]):g} taken as {channel.input.gsd_m:g} m"
     simulated = [info.tags["SIMULATED"] for headers in infos.values() for info in headers if "SIMULATED" in info.tags]
     if simulated:
         tags["SIMULATED"] = simulated[0]

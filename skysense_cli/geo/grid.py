@@ -181,26 +181,6 @@ def lonlat_bounds(bounds: Bounds, crs: str) -> Bounds:
         raise GridError(f"the bounds {_brief(bounds)} have no place on the globe in {crs[:60]}: {error}") from error
 
 
-def ground_pixel_m(grid: GeoBox) -> tuple[float, float]:
-    """Height and width in metres on the ground of the pixel in the middle of a georeferenced grid, whatever the CRS's units are.
-
-    Raises GridError when the middle has no place on the globe.
-    """
-    rows, columns = grid.shape
-    down, across = np.array([-0.5, 0.5, 0, 0]) + rows / 2, np.array([0, 0, -0.5, 0.5]) + columns / 2
-    a, b, c, d, e, f = grid.affine[:6]
-    lons, lats = transformed(crs_text(grid.crs), "EPSG:4326", a * across + b * down + c, d * across + e * down + f)
-    _, _, lengths = WGS84.inv(lons[::2], lats[::2], lons[1::2], lats[1::2])
-    return float(lengths[0]), float(lengths[1])
-
-
-def metric_crs(lon: float, lat: float) -> str:
-    """A CRS in metres that is true to scale at the place: its UTM zone, beyond 84 N and 80 S the polar one that goes on from there."""
-    if not -80 <= lat <= 84:
-        return "EPSG:5041" if lat > 0 else "EPSG:5042"
-    return f"EPSG:{utm_epsg(lon, lat)}"
-
-
 def check_scale(crs: str, lon: float, lat: float) -> None:
     """Raise GridError unless `crs` is in metres and within 1 % of true length at the place.
 

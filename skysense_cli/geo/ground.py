@@ -1,4 +1,4 @@
-"""Sizes on the ground, whatever the map projection: geodesics of WGS 84."""
+"""Sizes on the ground, whatever the map projection (geodesics of WGS 84), and the CRS in which a metre is a metre."""
 
 import math
 from itertools import pairwise
@@ -6,12 +6,10 @@ from itertools import pairwise
 import numpy as np
 import shapely
 from odc.geo.geobox import GeoBox
-from pyproj import Geod
 
 from skysense_cli.geo.crs import crs_text, transformed
+from skysense_cli.geo.grid import WGS84, utm_epsg
 from skysense_cli.geo.outlines import dense
-
-WGS84 = Geod(ellps="WGS84")
 
 
 def areas_m2(polygons: np.ndarray, crs: str) -> np.ndarray:
@@ -40,3 +38,23 @@ def pixel_m(grid: GeoBox) -> float:
     corners = [grid.affine * (column + x, row + y) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
     crs = crs_text(grid.crs.to_wkt()) if grid.crs else ""
     return math.sqrt(areas_m2(np.array([shapely.Polygon(corners)], dtype=object), crs)[0])
+
+
+def ground_pixel_m(grid: GeoBox) -> tuple[float, float]:
+    """Height and width in metres on the ground of the pixel in the middle of a georeferenced grid, whatever the CRS's units are.
+
+    Raises GridError when the middle has no place on the globe.
+    """
+    rows, columns = grid.shape
+    down, across = np.array([-0.5, 0.5, 0, 0]) + rows / 2, np.array([0, 0, -0.5, 0.5]) + columns / 2
+    a, b, c, d, e, f = grid.affine[:6]
+    lons, lats = transformed(crs_text(grid.crs), "EPSG:4326", a * across + b * down + c, d * across + e * down + f)
+    _, _, lengths = WGS84.inv(lons[::2], lats[::2], lons[1::2], lats[1::2])
+    return float(lengths[0]), float(lengths[1])
+
+
+def metric_crs(lon: float, lat: float) -> str:
+    """A CRS in metres that is true to scale at the place: its UTM zone, beyond 84 N and 80 S the polar one that goes on from there."""
+    if not -80 <= lat <= 84:
+        return "EPSG:5041" if lat > 0 else "EPSG:5042"
+    return f"EPSG:{utm_epsg(lon, lat)}"
