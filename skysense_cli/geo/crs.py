@@ -13,8 +13,13 @@ def crs_text(crs: object) -> str:
     """`EPSG:n` where the CRS has such a number, else WKT2; "" for None. Raises GridError for what is no CRS."""
     if crs is None or crs == "":
         return ""
-    code = understood(str(crs)).to_epsg()
-    return f"EPSG:{code}" if code else understood(str(crs)).to_wkt()
+    return _named(str(crs))
+
+
+@lru_cache(maxsize=256)  # asked for every tile of a scene
+def _named(text: str) -> str:
+    code = understood(text).to_epsg()
+    return f"EPSG:{code}" if code else understood(text).to_wkt()
 
 
 @lru_cache(maxsize=256)
