@@ -242,6 +242,21 @@ def test_a_signal_ends_the_command_with_its_code_and_the_map_goes_on(place, tmp_
     assert json.loads(made["map.stac.json"])["id"] == "map"
 
 
+@pytest.mark.slow
+def test_a_map_that_was_killed_twice_is_the_same_to_the_byte(place, tmp_path):
+    """First while strips are made, then while they are put into files."""
+    out = tmp_path / "maps" / "map.tif"
+    command = [sys.executable, "-m", "skysense_cli", "predict", str(place / "map.yaml"), "--device", "cpu", "--out", str(out)]
+    for sign in ("strips: ", "strips into files: "):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            assert any(line.startswith(sign) for line in process.stderr)
+            process.kill()
+        visible = {path.name for path in out.parent.iterdir() if not path.name.startswith(".") and not path.name.endswith(".tmp")}
+        assert visible == {"map.recipe.yaml", "map.environment.json"}
+    assert again(place, tmp_path) == content(place / "maps")
+
+
 def test_rows_are_shared_out_evenly_by_what_is_wanted():
     plan = make_plan((100, 40), size=4, overlap=0.25, batch=2, unit_px=1, shape=(100, 40))
     rows = list(range(plan.tiles[0]))
