@@ -16,6 +16,13 @@ from skysense_cli import console
 from skysense_cli.errors import DataError, SkySenseError, SourceError
 
 STOP_S = 0.5  # that a worker process has to end by itself
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": 1,
+    # Dask's own setting gives freed memory back at once: every array is then mapped anew, page by page, for half of the time that a
+    # block takes. Here a worker keeps up to 256 MiB for the next arrays.
+    "MALLOC_TRIM_THRESHOLD_": 256 << 20,
+    "MALLOC_MMAP_THRESHOLD_": 32 << 20,
+}
 AHEAD = 3  # tasks that the scheduler knows for each thread of its workers: one runs, the others wait for it
 
 Given = TypeVar("Given")
@@ -87,22 +94,33 @@ def _in_window(client: Any, task: Callable[[Any], Any], items: Iterator[Any], na
 @contextlib.contextmanager
 def _client(workers: int, address: str | None) -> Iterator[Any]:
     """A client of the scheduler at `address`, or of own worker processes that listen on this machine only."""
-    from distributed import Client, LocalCluster
-
     if address is not None:
         with contextlib.closing(_connected(address)) as client:
             yield client
         return
-    cluster = LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, memory_limit=0,
-        silence_logs=logging.CRITICAL,
-    )  # fmt: skip
-    with cluster, Client(cluster) as client:
+    from distributed import Client
+
+    with local_cluster(workers) as cluster, Client(cluster) as client:
         try:
             yield client
         except BaseException:  # an interrupt too: a worker in the middle of a block would hold the exit up for seconds
             cluster.sync(_stop, list(cluster.workers.values()))
             raise
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int) -> Iterator[Any]:
+    """Dask workers of one thread each, and their scheduler, on this machine only."""
+    import dask
+    from distributed import LocalCluster  # before the setting, which its defaults would overwrite
+
+    with dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}):
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        )  # fmt: skip
+        with cluster:
+            yield cluster
 
 
 def _connected(address: str) -> Any:

@@ -202,13 +202,14 @@ def one_worker(folder: Path) -> dict[str, float]:
 
 def two_workers(folder: Path) -> dict[str, float]:
     """Four blocks by two Dask workers, as `workers: 2` starts them."""
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     from skysense_cli.data.build import build as build_data
+    from skysense_cli.data.schedule import local_cluster
 
     asked = recipe(folder, block=ACROSS // 2, workers=2)
     start = time.perf_counter()
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0) as cluster:
+    with local_cluster(2) as cluster:
         with Client(cluster) as client:
             client.run(importlib.import_module, "skysense_cli.data.build")
         up = time.perf_counter() - start
