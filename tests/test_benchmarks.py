@@ -68,3 +68,9 @@ def test_the_shifts_of_real_scenes_are_measured(shared_data):
     found = last_line(str(shared_data("ts_belgium_A").parent), "--quick", script="coregistration.py")
     assert found["s2 dates"]["of"] == 12 and found["s1 single dates"]["measured"] == 14
     assert all(0 <= value <= 60 for kind in found.values() for value in kind["length m"])
+
+
+def test_putting_samples_together_is_measured():
+    found = last_line("2", script="prototype_mosaic.py")
+    assert found["samples"] == 600 and found["cells"] == 96 * 9632
+    assert found["peak_mb"] >= found["imports_mb"] > 0
