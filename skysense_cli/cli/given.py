@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from skysense_cli.engine.assemble import LoadedBundle
     from skysense_cli.recipe.schema.maps import PredictRecipe
 
-MAP_ENDINGS = (".tif", ".tiff")
+MAP_ENDINGS, OBJECT_ENDINGS = (".tif", ".tiff"), (".gpkg", ".parquet", ".geojson")
 SPEC = "bundle.json"
 
 
@@ -48,6 +48,9 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
 
     if options.out is None:
         raise RecipeError("--out is missing: say in which folder the maps go, e.g. --out maps")
+    objects = bundle.head is not None and bundle.head.output == "vector"
+    if objects and mosaic:
+        raise RecipeError(f"--mosaic puts maps together, {bundle.path} finds objects; leave it out")
     given = scenes_given(words, bundle)
     one = len(given) == 1
     if one and mosaic:
@@ -57,7 +60,7 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
         "recipe": "predict",
         "version": 1,
         "bundle": str(bundle.path),
-        "output": str(_output(options.out, given[0].name if one else "mosaic", single)),
+        "output": str(_output(options.out, given[0].name if one else "mosaic", single, OBJECT_ENDINGS if objects else MAP_ENDINGS)),
         "tiles": {"size_m": min(bundle.spec.size_m)},
     }
     entries = [{name: _entry(path, bundle, name, wishes) for name, path in scene.paths.items()} for scene in given]
@@ -144,10 +147,10 @@ def _entry(path: str, bundle: "LoadedBundle", name: str, wishes: "Wishes") -> di
     return entry_of(path, bundle.inputs[name].sensor, name, wishes)
 
 
-def _output(out: Path, name: str, single: bool) -> Path:
-    """A folder gets the map by the name of its scene; a name that ends in .tif is the map of a single one."""
-    if out.suffix.lower() not in MAP_ENDINGS:
-        return out / f"{name}.tif" if single else out
+def _output(out: Path, name: str, single: bool, endings: Sequence[str]) -> Path:
+    """A folder gets the map by the name of its scene; a name with one of the `endings` is the map of a single one."""
+    if out.suffix.lower() not in (*MAP_ENDINGS, *OBJECT_ENDINGS):
+        return out / f"{name}{endings[0]}" if single else out
     if not single:
         raise RecipeError(f"--out {out}: several scenes give several maps, so --out is a folder (or add --mosaic to put them together)")
     return out

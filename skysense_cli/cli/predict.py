@@ -54,7 +54,7 @@ def run(recipe: "PredictRecipe", options: Options, *, workers: int = 1, cluster:
     """What the command does; `skysense demo` calls it too.   workers, cluster: for many scenes"""
     from skysense_cli.engine.scene_parts import parts_of
 
-    parts = parts_of(recipe)
+    parts = parts_of(recipe) if recipe.scenes is None else parts_of(recipe, _ending(recipe, options))
     if recipe.mosaic is None or options.dry_run:
         _predict_all(parts, options, workers, cluster)
         return
@@ -197,6 +197,16 @@ def _loaded(path: str, device: str, stamp: int) -> "LoadedBundle":
     from skysense_cli.engine.assemble import load_bundle
 
     return load_bundle(path, device)
+
+
+def _ending(recipe: "PredictRecipe", options: Options) -> str:
+    """Of the files of several scenes. Raises RecipeError for objects that a mosaic is asked of."""
+    head = _bundle(str(recipe.bundle), choose_device(options.device)).head
+    if head is None or head.output != "vector":
+        return ".tif"
+    if recipe.mosaic is not None:
+        raise RecipeError(f"mosaic: puts maps together, {recipe.bundle} finds objects; leave it out")
+    return ".gpkg"
 
 
 def _kinds(text: str | None) -> Any:

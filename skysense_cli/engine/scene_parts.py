@@ -7,10 +7,10 @@ from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.schema.maps import PredictRecipe, WriteSection
 
 
-def parts_of(recipe: PredictRecipe) -> dict[str, PredictRecipe]:
+def parts_of(recipe: PredictRecipe, ending: str = ".tif") -> dict[str, PredictRecipe]:
     """Name -> the recipe of its map: of `scene` itself, of each of `scenes`, or of the parts of a mosaic.
 
-    Raises RecipeError for an output that cannot hold them.
+    ending: of what each of `scenes` becomes      Raises RecipeError for an output that cannot hold them.
     """
     if recipe.scenes is None:
         return {recipe.output.stem: recipe}
@@ -24,7 +24,7 @@ def parts_of(recipe: PredictRecipe) -> dict[str, PredictRecipe]:
     if recipe.mosaic is not None and recipe.mosaic.rule == "feather":
         changes["write"] = _of_scores(recipe.write)
     return {
-        name: recipe.model_copy(update={**changes, "scene": scene, "output": folder / f"{name}.tif"})
+        name: recipe.model_copy(update={**changes, "scene": scene, "output": folder / f"{name}{ending}"})
         for name, scene in recipe.scenes.items()
     }
 

@@ -188,12 +188,23 @@ def home(tmp_path_factory):
         ["predict", write_recipe(home, "bad_flips", "{flips: true}", "made.gpkg")],
         ["predict", write_recipe(home, "bad_polygons", CUTS["640"], "made.gpkg", "write: {polygons: {}}")],
         ["predict", write_recipe(home, "dry", CUTS["640"], "dry.gpkg"), "--dry-run"],
+        ["predict", home / "bundle", home / "scene/20210401.tif", "--out", home / "bare"],
+        [
+            "predict",
+            home / "bundle",
+            home / "scene/20210401.tif",
+            home / "large/20210401.tif",
+            "--out",
+            home / "mix.tif",
+            "--mosaic",
+            "feather",
+        ],
         ["in_pieces", home / "one_gpkg.yaml", home / "three/gpkg.gpkg"],
     ]
     commands = [[str(part) for part in command] for command in commands]
     said = [json.loads(line) for line in run_python(library, DRIVER, json.dumps(commands)).splitlines()]
     names = [Path(command[1]).stem for command in commands]
-    names[len(CUTS) + 4], names[-1] = "one_gpkg_again", "in_pieces"
+    names[len(CUTS) + 4], names[-3:] = "one_gpkg_again", ["bare", "bare_mosaic", "in_pieces"]
     runs = dict(zip(names, said, strict=True))
     return home, polygons, kinds, scores, runs
 
@@ -225,6 +236,13 @@ def test_every_painted_object_comes_once_and_in_its_place(home, name):
     np.testing.assert_allclose(frame["score"], scores[which], atol=1e-6)
     names = {"found.gpkg", "found.stac.json", "found.recipe.yaml", "found.environment.json"}
     assert {path.name for path in (folder / f"cut_{name}").iterdir()} == names
+
+
+def test_a_bundle_and_a_scene_are_enough(home):
+    folder, polygons, *_, runs = home
+    assert runs["bare"]["code"] == 0, runs["bare"]
+    match(read(folder / "bare/20210401.gpkg"), polygons)
+    assert runs["bare_mosaic"]["code"] == 2 and "--mosaic puts maps together" in runs["bare_mosaic"]["err"]
 
 
 def test_two_ranks_write_the_bytes_of_one_process(home):
