@@ -176,6 +176,39 @@ def test_tiles_of_any_size_blend_as_they_should(home, scene_kit, plain, tmp_path
     np.testing.assert_array_equal(labels, labels_of(scene_kit, home, plain[0], valid, tile_units=tile // 40, overlap=overlap))
 
 
+# every kind of map
+
+
+def kinds_of(scores):
+    """What is written of (K, H, W) float64 scores, by the formulas of the guide."""
+    shares = np.exp(scores - scores.max(axis=0))
+    shares /= shares.sum(axis=0)
+    ranked = np.sort(shares, axis=0)[::-1]
+    entropy = -(shares * np.log(np.maximum(shares, 1e-300))).sum(axis=0) / np.log(len(shares))
+    return {"probability": shares, "confidence": ranked[:1], "margin": (ranked[0] - ranked[1])[None], "entropy": entropy[None]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+@pytest.mark.parametrize(("place", "hole"), [("south", "wedge"), ("mercator", "nan"), ("antarctic", "rows"), ("antimeridian", "wedge")])
+def test_every_kind_of_map_equals_the_blend_around_holes(home, scene_kit, tmp_path, place, hole, dtype):
+    empty = np.add.outer(np.arange(61), np.zeros(90)) < 44 if hole == "rows" else wedge()
+    pixels = np.where(empty, 0, scene_kit.numbers(*SHAPE))
+    given = np.where(empty, np.nan, pixels).astype(np.float32) if hole == "nan" else pixels.astype(np.uint16)
+    crs, *where = AT[place]
+    path = scene_kit.write_scene(tmp_path / "20210401.tif", given, crs=crs, transform=grid_at(crs, *where))
+    words = ["--what", "class,probability,confidence,margin,entropy", "--set", f"write.dtype={dtype}"]
+    found = scene_kit.command(home / "bundle", path, "--out", tmp_path / "maps", *words)
+    assert found.exit_code == 0, f"{found.output} {found.exception}"
+    expected = kinds_of(scene_kit.whole_blend(load_bundle(home / "bundle"), pixels, ~empty, day=DAY))
+    for kind, values in expected.items():
+        made, profile, _ = scene_kit.mapped(tmp_path / "maps" / f"20210401_{kind}.tif")
+        assert made.shape == values.shape and profile["dtype"] == dtype and profile["transform"] == grid_at(crs, *where)
+        nodata = np.isnan(made) if dtype == "float32" else made == 255
+        np.testing.assert_array_equal(nodata, np.broadcast_to(empty, nodata.shape), err_msg=kind)
+        shown = made * 0.005 if dtype == "uint8" else made
+        np.testing.assert_allclose(shown[:, ~empty], values[:, ~empty], atol=0.0026 if dtype == "uint8" else 2e-5, rtol=0, err_msg=kind)
+
+
 # many classes
 
 
