@@ -1,6 +1,7 @@
 """An area of interest: its pixels get the labels of the whole scene's map, only its tiles are read, nothing else is written."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -77,6 +78,11 @@ def test_only_tiles_that_hold_a_pixel_of_the_area_are_wanted():
     assert narrow.origin == (area.rows.start, area.columns.start) and narrow.shape == (len(mask[area.rows]), mask[0, area.columns].size)
 
 
+def peak_bytes():
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def test_a_raster_far_larger_than_any_memory_has_a_map_of_an_area(home, scene_kit, tmp_path):
     side, corner = 200_000, (300_000, 5_900_000)
     with rasterio.open(
@@ -89,10 +95,12 @@ def test_a_raster_far_larger_than_any_memory_has_a_map_of_an_area(home, scene_ki
     change = Transformer.from_crs(32631, 4326, always_xy=True).transform
     left, top = change(corner[0] + 900_050, corner[1] - 1_200_050)
     right, bottom = change(corner[0] + 900_800, corner[1] - 1_200_800)
+    before = peak_bytes()
     found = scene_kit.command(
         home / "bundle", tmp_path / "20210401.tif", "--out", tmp_path / "maps", "--area", f"{left},{bottom},{right},{top}"
     )
     assert found.exit_code == 0, found.output
+    assert peak_bytes() - before <= 1 << 30
     pixels, own, _ = scene_kit.mapped(tmp_path / "maps" / "20210401.tif")
     assert max(pixels.shape) < 100 and (pixels != 255).mean() > 0.75  # a frame of degrees stands askew here
     assert abs(own["transform"].c - corner[0] - 900_050) < 200 and abs(own["transform"].f - corner[1] + 1_200_050) < 200
