@@ -51,7 +51,7 @@ def home(tmp_path, monkeypatch, scene_kit):
         ("s2", "sentinel2_l2a", 10), ("s1", "sentinel1_grd", 20))}  # fmt: skip
     npz.write(Sample("place", "EPSG:32631", bounds, lonlat(bounds, "EPSG:32631"), parts), tmp_path / "samples" / "place.npz")
     for language, name, text in BLOCKS:
-        if language == "yaml":
+        if language == "yaml" and name:
             (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -244,7 +244,7 @@ def test_a_scene_in_degrees_is_resampled_to_metres(home):
 def test_a_scene_without_a_place_can_only_be_taken_as_it_is(home):
     scene = write_scene(home / "20210401.tif", 16, 16, crs=None)
     recipe = write_recipe(home, f"{{s2: ['{scene}']}}")
-    with pytest.raises(GridError, match="no coordinate reference system; say scene_gsd: as_is"):
+    with pytest.raises(GridError, match=r"no coordinate reference system \(CRS\); say scene_gsd: as_is"):
         predict(recipe)
     pixels, profile, *_ = predict(recipe, "scene_gsd=as_is")
     assert profile["crs"] is None and pixels.shape == (1, 16, 16)
