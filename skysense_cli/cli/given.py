@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from skysense_cli.engine.assemble import LoadedBundle
     from skysense_cli.recipe.schema.maps import PredictRecipe
 
-MAP_ENDINGS, OBJECT_ENDINGS = (".tif", ".tiff"), (".gpkg", ".parquet", ".geojson")
 SPEC = "bundle.json"
 
 
@@ -44,6 +43,7 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
     mosaic: rule by which several scenes become one map; None: one map each
     Raises RecipeError for words that could mean several things, DataError for scenes that are not there.
     """
+    from skysense_cli.cli.home import RASTERS, VECTORS
     from skysense_cli.recipe.load import bind_recipe
 
     if options.out is None:
@@ -60,7 +60,7 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
         "recipe": "predict",
         "version": 1,
         "bundle": str(bundle.path),
-        "output": str(_output(options.out, given[0].name if one else "mosaic", single, OBJECT_ENDINGS if objects else MAP_ENDINGS)),
+        "output": str(_output(options.out, given[0].name if one else "mosaic", single, VECTORS if objects else RASTERS)),
         "tiles": {"size_m": min(bundle.spec.size_m)},
     }
     entries = [{name: _entry(path, bundle, name, wishes) for name, path in scene.paths.items()} for scene in given]
@@ -149,7 +149,9 @@ def _entry(path: str, bundle: "LoadedBundle", name: str, wishes: "Wishes") -> di
 
 def _output(out: Path, name: str, single: bool, endings: Sequence[str]) -> Path:
     """A folder gets the map by the name of its scene; a name with one of the `endings` is the map of a single one."""
-    if out.suffix.lower() not in (*MAP_ENDINGS, *OBJECT_ENDINGS):
+    from skysense_cli.cli.home import RASTERS, VECTORS
+
+    if out.suffix.lower() not in (*RASTERS, *VECTORS):
         return out / f"{name}{endings[0]}" if single else out
     if not single:
         raise RecipeError(f"--out {out}: several scenes give several maps, so --out is a folder (or add --mosaic to put them together)")
