@@ -14,6 +14,7 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.data.dates import choose
 from skysense_cli.data.sample import Series
 from skysense_cli.data.sources import Item
+from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError
 from skysense_cli.sensors import Sensor
 
@@ -41,6 +42,19 @@ class Channel:
     def sensor(self) -> Sensor:
         """The sensor with the bands that the model sees."""
         return narrowed(sensors.get(self.input.sensor), self.input.bands)
+
+    def block_row_bytes(self, share: float) -> int:
+        """Decoded bytes of a row of blocks of all rasters, as far as it meets a share of their columns; by those of the first date."""
+        total = 0
+        for part in self.items[0].parts or self.items[:1]:
+            bands: dict[str, int] = {}
+            for band in (*self.input.bands, *self.cloud_mask.extra_bands):
+                if band in part.assets and part.assets[band].radar is None:
+                    bands[part.assets[band].path] = bands.get(part.assets[band].path, 0) + 1
+            for path, count in bands.items():
+                info = describe_asset(next(asset for asset in part.assets.values() if asset.path == path))
+                total += info.block_row_bytes(count, round(info.shape[1] * share))
+        return total * len(self.items)
 
     def window(self, rows: slice, columns: slice) -> Series:
         """All dates of a window in units; clouds that lie outside it grow into it."""

@@ -61,7 +61,7 @@ class BoxProduct:
         overlaps = [min(axis.before(tile) for tile in range(1, len(axis.starts))) for axis in shared if len(axis.starts) > 1]
         whole = f"up to {min(overlaps)} px ({min(overlaps) * pixel:g} in map units), the overlap of tiles" if overlaps else "of any size"
         held = needs(plan, job.scene.channels, 0, 0, steps_abreast(job.bundle.device))
-        return [("objects found whole", whole), memory.lines(plan, held, 0, self.recipe.tiles.max_memory)[0]]
+        return [("objects found whole", whole), *memory.lines(plan, held, 0, self.recipe.tiles.max_memory)[:-1]]
 
     def files(self, path: Path, tags: Mapping[str, str]) -> BoxFiles:
         """What is written at and beside `path`."""

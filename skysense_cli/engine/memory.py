@@ -3,6 +3,7 @@
 Counted are pixels, scores and GDAL's cache; not the program with its libraries, the model, and what it computes with.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ from skysense_cli.data.channel import Channel
 from skysense_cli.engine.predict import STEPS_AHEAD, STRIPS_AHEAD
 from skysense_cli.engine.tiling import Plan
 from skysense_cli.errors import GridError
-from skysense_cli.geo.opening import ENVIRONMENT
 
 FLOAT = 4
 FINISHED_STRIPS = 3  # at work, waiting to be decided, being decided
@@ -52,25 +52,33 @@ def needs(plan: Plan, channels: Mapping[str, Channel], scores: int, pixel_bytes:
     blended = strip * (FINISHED_STRIPS * scores * FLOAT + 3 * pixel_bytes)
     shared = max((plan.rows.before(row) for row in range(1, plan.tiles[0])), default=0)
     kept = shared * _active(plan) * across * scores * FLOAT
-    return Needs(read, (STEPS_AHEAD + 1 + 2 * abreast) * steps, blended, kept, int(str(ENVIRONMENT["GDAL_CACHEMAX"])) << 20)
+    return Needs(read, (STEPS_AHEAD + 1 + 2 * abreast) * steps, blended, kept, plan.cache)
 
 
 def lines(plan: Plan, held: Needs, pixel_bytes: int, allowed: str = "") -> list[tuple[str, str]]:
     """(what, value) lines of a plan about memory and disk. allowed: the limit, if there is one"""
     cut = f", strips cut into {len(plan.blocks)} pieces" if len(plan.blocks) > 1 else ""
     limit = f", {allowed} allowed" if allowed else ""
+    wanted = plan.cached(plan.block_row * 2).cache
+    again = []
+    if wanted > plan.cache:
+        hint = f"; --max-memory {math.ceil(2 * wanted / 1e9)}GB would keep them until the next" if allowed else ""
+        again = [("reading", f"every strip decodes the blocks of the files that it meets{hint}")]
     disk = plan.shape[0] * plan.shape[1] * pixel_bytes * (3.7 if allowed else 2.7)
     return [
         ("memory", f"about {held.total / 2**20:,.0f} MiB beside program and model{limit}{cut}"),
+        *again,
         ("disk", f"at most {disk / 2**20:,.1f} MiB, most of it until the end only"),
     ]
 
 
 def fitted(plan: Plan, limit: int, channels: Mapping[str, Channel], scores: int, pixel_bytes: int, abreast: int) -> Plan:
-    """The plan with its strips cut into the fewest pieces that need at most `limit` bytes.
+    """The plan with its strips cut into the fewest pieces that need at most `limit` bytes; half of it may go to decoded blocks.
 
     Raises GridError when even pieces of one tile need more.
     """
+
+    plan = plan.cached(limit // 2)
 
     def total(count: int) -> int:
         return needs(plan.in_blocks(count), channels, scores, pixel_bytes, abreast).total

@@ -24,6 +24,7 @@ from skysense_cli.engine.ahead import ahead
 from skysense_cli.engine.mosaic import RasterMosaic
 from skysense_cli.engine.tiling import Plan, Span, Window
 from skysense_cli.errors import BundleError
+from skysense_cli.geo.kept import kept_open
 
 Result = TypeVar("Result")
 Given = TypeVar("Given")
@@ -230,6 +231,11 @@ def _steps(to_batch: ToBatch, scene: Scene, plan: Plan, span: Span) -> Iterator[
 
 
 def _windows(scene: Scene, plan: Plan, span: Span) -> Iterator[tuple[Window, Mapping[str, Series], np.ndarray]]:
+    with kept_open(plan.cache):
+        yield from _read(scene, plan, span)
+
+
+def _read(scene: Scene, plan: Plan, span: Span) -> Iterator[tuple[Window, Mapping[str, Series], np.ndarray]]:
     for window in span.windows(plan):
         strip = scene.strip(plan.rows.starts[window.row], plan.rows.size, window.left, window.width)
         yield window, strip, _valid(plan, window, strip)

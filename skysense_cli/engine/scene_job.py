@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from skysense_cli.geo.vectors import read_area
 from skysense_cli.recipe.schema.maps import EmbedRecipe, MapPrototypesRecipe, PredictRecipe
 
 SHOWN_ITEMS = 3  # in the plan
+MOST_CACHE_BYTES = 512 << 20  # of decoded blocks, where a recipe does not limit the memory
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,10 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: 
     if scene.area is not None:
         plan = narrowed_plan(plan, scene.area.on(grid), f"area {area}")
         grid = window(grid, *(slice(first, first + side) for first, side in zip(plan.origin, plan.shape, strict=True)))
+    if len(plan.rows.starts) > 1:
+        share = (plan.columns.length - plan.columns.starts[0]) / scene.units[1]
+        block_row = sum(channel.block_row_bytes(share) for channel in scene.channels.values())
+        plan = replace(plan, block_row=block_row).cached(MOST_CACHE_BYTES)
     return SceneJob(bundle, scene, plan, grid, gsd_m)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from skysense_cli.engine.mosaic import Axis
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import tiles
+from skysense_cli.geo.opening import CACHE_BYTES
 
 
 class Area(Protocol):
@@ -56,6 +57,7 @@ class Plan:
         tile covers are nodata, so an area needs every tile that holds a pixel of it. None: all
     area: what of the wanted tiles belongs to the map; None: all      origin: the scene's row and column where the map begins
     blocks: first columns of tiles; a strip is read, blended and kept in as many pieces
+    block_row: bytes of a row of the scene's blocks, as files store them      cache: bytes for decoded ones
     """
 
     rows: Axis
@@ -69,6 +71,8 @@ class Plan:
     area: Area | None = None
     blocks: tuple[int, ...] = (0,)
     origin: tuple[int, int] = (0, 0)
+    block_row: int = 0
+    cache: int = CACHE_BYTES
 
     @property
     def tile_px(self) -> tuple[int, int]:
@@ -97,6 +101,14 @@ class Plan:
         """The plan with its strips cut into at most `count` pieces of about equal numbers of tiles."""
         edges = np.linspace(0, self.tiles[1], min(count, self.tiles[1]) + 1)[:-1]
         return replace(self, blocks=tuple(int(edge) for edge in edges))
+
+    def cached(self, allowed: int) -> Plan:
+        """The plan with a cache that holds a row of the scene's blocks, if that is allowed: less would hold none of it.
+
+        Strips meet a row of blocks from end to end, one after the other, and the cache forgets what was met longest ago.
+        """
+        wanted = self.block_row + self.block_row // 8
+        return replace(self, cache=max(CACHE_BYTES, wanted if wanted <= allowed else 0))
 
     def block_columns(self, block: int) -> range:
         """The columns of tiles of a block."""

@@ -14,14 +14,17 @@ from rasterio.io import DatasetReader
 
 from skysense_cli.errors import GridError, SkySenseError, SourceError
 from skysense_cli.geo import cube, remote
+from skysense_cli.geo.kept import lent
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
 MOST_BLOCK_BYTES = 256 << 20  # one block is decoded as a whole, for every window that meets it
 MOST_BANDS = 10_000
 UNKNOWN = "not recognized as being in a supported file format"  # what GDAL says when it is no file of a driver
 
+CACHE_BYTES = 64 << 20  # of decoded blocks; `kept_open` makes more room, GDAL's default is 5 % of the memory
+os.environ.setdefault("GDAL_CACHEMAX", str(CACHE_BYTES >> 20))  # of the process: GDAL has one cache for all threads
+
 ENVIRONMENT = {
-    "GDAL_CACHEMAX": 64,  # megabytes; the default of 5 % of the memory is not even faster
     "GDAL_PAM_ENABLED": "NO",  # side files are neither followed nor written
     "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
     "GDAL_HTTP_TIMEOUT": 60,  # without these a silent server blocks for ever
@@ -61,11 +64,18 @@ def open_raster(path: Place) -> Iterator[DatasetReader]:
     name = str(path)
     with environment(**remote.settings(name)):
         try:
-            with cube.open_slice(name) if name.startswith(cube.SCHEME) else _open(_address(name)) as dataset:
-                _check_layout(dataset, remote.shown(name))
+            in_memory = name.startswith(cube.SCHEME)
+            with lent(name, lambda: _opened(name), remote=remote.is_remote(name), in_memory=in_memory) as dataset:
                 yield dataset
         except (RasterioError, CRSError, UnicodeDecodeError, OverflowError, MemoryError) as error:
             raise failure(name, reason_of(error)) from error
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[DatasetReader]:
+    with cube.open_slice(name) if name.startswith(cube.SCHEME) else _open(_address(name)) as dataset:
+        _check_layout(dataset, remote.shown(name))
+        yield dataset
 
 
 def _address(name: str) -> str:
@@ -123,13 +133,17 @@ def _check_layout(dataset: DatasetReader, name: str) -> None:
     if unreadable:
         raise GridError(f"{name}: holds {unreadable[0]}, only real numbers are read")
     height, width = dataset.block_shapes[0]
-    together = dataset.count if dataset.interleaving and dataset.interleaving.name == "pixel" else 1
-    size = height * width * np.dtype(dataset.dtypes[0]).itemsize * together
+    size = height * width * np.dtype(dataset.dtypes[0]).itemsize * (dataset.count if decoded_together(dataset) else 1)
     if size > MOST_BLOCK_BYTES:
         raise GridError(
             f"{name}: is stored in blocks of {height} x {width} px, {size:,} bytes each, at most {MOST_BLOCK_BYTES:,} are decoded; "
             f"rewrite it in tiles, e.g. gdal_translate -co TILED=YES -co COMPRESS=DEFLATE {name} tiled.tif"
         )
+
+
+def decoded_together(dataset: DatasetReader) -> bool:
+    """Whether a block holds all bands."""
+    return bool(dataset.interleaving) and dataset.interleaving.name == "pixel"
 
 
 def failure(name: str, reason: str) -> SkySenseError:

@@ -20,7 +20,7 @@ from skysense_cli.geo.crs import crs_text
 from skysense_cli.geo.grid import shifted
 from skysense_cli.geo.grid import window as window_in
 from skysense_cli.geo.layer import Layer, Whole, stacked
-from skysense_cli.geo.opening import Place, failure, open_raster, place_of, reason_of
+from skysense_cli.geo.opening import Place, decoded_together, failure, open_raster, place_of, reason_of
 from skysense_cli.geo.resample import Method, layers, window_of
 
 MOST_READ_BYTES = 4 << 30  # of one read
@@ -30,7 +30,11 @@ Numbers = Sequence[int]
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """What a raster says of itself. crs: "" if none     nodata, descriptions, colors: per band     gcps: number of ground control points"""
+    """What a raster says of itself.
+
+    crs: "" if none     nodata, descriptions, colors: per band     gcps: number of ground control points
+    block: rows and columns of what is decoded at once, (0, 0) where nothing is      together: whether with all bands
+    """
 
     path: str
     crs: str
@@ -43,6 +47,8 @@ class RasterInfo:
     colors: tuple[str, ...]
     tags: dict[str, str]
     gcps: int
+    block: tuple[int, int] = (0, 0)
+    together: bool = False
 
     @property
     def grid(self) -> GeoBox:
@@ -54,6 +60,12 @@ class RasterInfo:
         """Height and width of a pixel in CRS units."""
         return float(np.hypot(self.transform.b, self.transform.e)), float(np.hypot(self.transform.a, self.transform.d))
 
+    def block_row_bytes(self, bands: int, columns: int) -> int:
+        """Decoded bytes of one row of blocks, as far as it meets `columns` columns, when so many bands are read."""
+        height, width = self.block
+        across = min(columns + 2 * width, -(-self.shape[1] // width) * width) if width else 0
+        return height * across * (self.count if self.together else bands) * np.dtype(self.dtype or "uint8").itemsize
+
 
 def describe(source: Place | DatasetReader) -> RasterInfo:
     """Header facts of a raster; no pixel is read."""
@@ -62,6 +74,7 @@ def describe(source: Place | DatasetReader) -> RasterInfo:
             path=_name(dataset), crs=_crs_of(dataset), transform=dataset.transform, shape=(dataset.height, dataset.width),
             count=dataset.count, dtype=dataset.dtypes[0], nodata=tuple(dataset.nodatavals), descriptions=tuple(dataset.descriptions),
             colors=tuple(color.name for color in dataset.colorinterp), tags=dict(dataset.tags()), gcps=len(dataset.gcps[0]),
+            block=dataset.block_shapes[0], together=decoded_together(dataset),
         )  # fmt: skip
 
 

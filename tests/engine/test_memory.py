@@ -1,5 +1,7 @@
 """Strips are cut into the fewest pieces that fit, and what fits nowhere is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from skysense_cli.data.channel import Channel
 from skysense_cli.data.clouds import CloudMask
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.sources import Item
-from skysense_cli.engine.memory import fitted, needs
+from skysense_cli.engine.memory import fitted, lines, needs
 from skysense_cli.engine.tiling import make_plan
 from skysense_cli.errors import GridError
 from skysense_cli.geo.grid import make_grid
@@ -45,6 +47,20 @@ def test_what_a_strip_holds_at_least_is_counted():
     assert 16 * SIDE * 10 * 4 <= held.kept <= 48 * SIDE * 10 * 4 and held.cache == 64 << 20  # the last row shares more
 
 
+def test_a_row_of_blocks_is_kept_where_half_of_the_memory_holds_it_and_else_the_user_is_told():
+    row = 512 * SIDE * 10 * 2
+    scene = replace(plan(), block_row=row)
+    given = channels(1), 10, 1, 1
+    kept = fitted(scene, 4 << 30, *given)
+    assert kept.cache >= row and needs(kept, *given).cache == kept.cache
+    assert [what for what, _ in lines(kept, needs(kept, *given), 1, "4GB")] == ["memory", "disk"]
+    small = fitted(scene, 400 << 20, *given)
+    assert small.cache == 64 << 20  # less than a row would keep none of it
+    told = dict(lines(small, needs(small, *given), 1, "400MB"))
+    assert "every strip decodes the blocks" in told["reading"] and "--max-memory 1GB" in told["reading"]
+    assert fitted(scene, 10**9, *given).cache >= row
+
+
 def test_too_little_is_refused_with_what_is_needed():
     with pytest.raises(
         GridError, match=r"tiles.max_memory: 66 MiB are allowed, strips of one tile need \d+ MiB; allow more, or make tiles"
@@ -55,8 +71,6 @@ def test_too_little_is_refused_with_what_is_needed():
 def test_only_columns_that_are_wanted_are_counted():
     wanted = np.zeros(plan().tiles, bool)
     wanted[:, 5] = True
-    from dataclasses import replace
-
     few = needs(replace(plan(), wanted=wanted).in_blocks(20), channels(1), 10, 1, 1)
     assert few.kept * 15 < needs(plan().in_blocks(20), channels(1), 10, 1, 1).kept
 
