@@ -1,10 +1,14 @@
 """Pixels of one grid on another. Bands without data stay without; nothing is invented across them.
 
 Along the axes (same CRS, no rotation, not coarser) it is done here, as GDAL would and to the same
-digits; everything else is GDAL's warp with exact coordinates, so that strips of a scene agree.
+digits; everything else is GDAL's warp. A pixel of it depends on its place alone, not on the window that is asked for,
+so that strips of a scene agree to the last bit: coordinates are exact, and how far a kernel reaches is fixed for each
+cell of a lattice. (`rasterio.warp.reproject` interpolates coordinates along each row to an eighth of a pixel, whatever
+tolerance it is given; its `WarpedVRT` heeds one.)
 """
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
@@ -12,16 +16,19 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.warp import reproject
+from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 
 from skysense_cli.errors import GridError
 from skysense_cli.geo.axes import Steps, aligned
 from skysense_cli.geo.crs import crs_text, transformer, understood
-from skysense_cli.geo.grid import shifted
+from skysense_cli.geo.grid import shifted, window
 from skysense_cli.geo.layer import Doubled, Interpolated, Layer, Whole, stacked
 
 Method = Literal["nearest", "bilinear", "average", "cubic"]
 
+EXACT_PX = 1e-9  # error of a coordinate
+LATTICE_PX = 2048  # of the grid warped to: so large are the cells in which kernels reach equally far
 COARSER = 1 / 0.95  # beyond this ratio GDAL's kernels grow with the step, so a plain bilinear would differ
 
 
@@ -80,29 +87,67 @@ def _linear(values: np.ndarray, known: np.ndarray, steps: tuple[Steps, Steps], s
 
 
 def _warped(pixels: np.ndarray, data: np.ndarray, source: GeoBox, grid: GeoBox, method: Method) -> tuple[np.ndarray, np.ndarray]:
-    source = _turned(source, grid)
-    found = np.zeros((len(data), *grid.shape), np.uint8)
-    _reproject(data.astype(np.uint8), found, source, grid, "nearest", nodata=None)
+    dtype, empty = (pixels.dtype, 0) if method == "nearest" else (np.dtype(np.float32), np.nan)
+    found, known = np.full((len(pixels), *grid.shape), empty, dtype), np.zeros((len(pixels), *grid.shape), bool)
+    for rows, columns, cell in _cells(grid):
+        part = window(grid, rows, columns)
+        here = _turned(source, part)
+        found[:, rows, columns], known[:, rows, columns] = _warped_cell(pixels, data, here, part, method, _ratios(here, cell))
+    return found, known
+
+
+def _warped_cell(pixels: np.ndarray, data: np.ndarray, source: GeoBox, grid: GeoBox, method: Method,
+                 ratios: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    flags = _warp(data.astype(np.uint8), source, grid, "nearest", ratios, None) > 0
     if method == "nearest":
-        out = np.zeros((len(pixels), *grid.shape), pixels.dtype)
-        _reproject(pixels, out, source, grid, method, nodata=None)
-        return np.where(found > 0, out, pixels.dtype.type(0)), found > 0
-    values = np.full((len(pixels), *grid.shape), np.nan, np.float32)
-    _reproject(np.where(data, pixels, np.nan).astype(np.float32), values, source, grid, method, nodata=np.nan)
-    known = ~np.isnan(values) if method == "average" else (found > 0) & ~np.isnan(values)
+        return np.where(flags, _warp(pixels, source, grid, method, ratios, None), pixels.dtype.type(0)), flags
+    values = _warp(np.where(data, pixels, np.nan).astype(np.float32), source, grid, method, ratios, np.nan)
+    known = ~np.isnan(values) if method == "average" else flags & ~np.isnan(values)
     return np.where(known, values, np.float32(np.nan)), known
 
 
-def _reproject(values: np.ndarray, out: np.ndarray, source: GeoBox, grid: GeoBox, method: Method, nodata: float | None) -> None:
-    rows, columns = _ratios(source, grid)
+def _warp(
+    values: np.ndarray, source: GeoBox, grid: GeoBox, method: Method, ratios: tuple[float, float], nodata: float | None
+) -> np.ndarray:
+    """Bands (C, h, w) on `grid` by GDAL; 0 outside, or `nodata`.   ratios: source pixels per grid pixel, down and across"""
+    layout = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2], "interleave": "band"}
     try:
-        reproject(
-            values, out, src_transform=source.affine, src_crs=_wkt(source), dst_transform=grid.affine, dst_crs=_wkt(grid),
-            src_nodata=nodata, dst_nodata=nodata, resampling=Resampling[method], num_threads=1, init_dest_nodata=nodata is not None,
-            tolerance=0, XSCALE=1 / columns, YSCALE=1 / rows, UNIFIED_SRC_NODATA="NO",
-        )  # fmt: skip
+        with MemoryFile() as file:
+            with file.open(**layout, dtype=values.dtype, transform=source.affine, nodata=nodata) as made:
+                made.write(values)
+            with (
+                file.open() as whole,
+                WarpedVRT(
+                    whole, src_crs=_wkt(source), crs=_wkt(grid), transform=grid.affine, height=grid.shape[0], width=grid.shape[1],
+                    resampling=Resampling[method], nodata=nodata, tolerance=EXACT_PX, XSCALE=1 / ratios[1], YSCALE=1 / ratios[0],
+                    UNIFIED_SRC_NODATA="NO",
+                ) as warped,
+            ):  # fmt: skip
+                return warped.read()
     except (RasterioError, ValueError) as error:
         raise GridError(f"cannot warp {crs_text(source.crs)[:40]} to {crs_text(grid.crs)[:40]}: {error}") from error
+
+
+def _cells(grid: GeoBox) -> Iterator[tuple[slice, slice, GeoBox]]:
+    """Rows and columns of `grid` that lie in one cell of the lattice of its CRS, and the cell as a grid."""
+    a, b, c, d, e, f = grid.affine[:6]
+    height, width = grid.shape
+    if b or d:  # no lattice that other windows would share
+        yield slice(0, height), slice(0, width), grid
+        return
+    for rows in _spans(height, round(f / e)):
+        for columns in _spans(width, round(c / a)):
+            top, left = (part.start - (part.start + first) % LATTICE_PX for part, first in ((rows, round(f / e)), (columns, round(c / a))))
+            yield rows, columns, window(grid, slice(top, top + LATTICE_PX), slice(left, left + LATTICE_PX))
+
+
+def _spans(length: int, first: int) -> Iterator[slice]:
+    """Positions 0 to `length`, cut where `first` plus the position is a multiple of the lattice."""
+    start = 0
+    while start < length:
+        stop = min(start + LATTICE_PX - (start + first) % LATTICE_PX, length)
+        yield slice(start, stop)
+        start = stop
 
 
 def _wkt(grid: GeoBox) -> str:
@@ -110,10 +155,7 @@ def _wkt(grid: GeoBox) -> str:
 
 
 def _ratios(source: GeoBox, grid: GeoBox) -> tuple[float, float]:
-    """Source pixels per grid pixel, down and across, at the middle of the grid.
-
-    GDAL would guess them from the window it is given, and strips of one scene would differ.
-    """
+    """Source pixels per grid pixel, down and across, at the middle of the grid. GDAL would guess them from the window it is given."""
     rows, columns = grid.shape
     middle = np.array([[columns / 2, rows / 2], [columns / 2 + 1, rows / 2], [columns / 2, rows / 2 + 1]])
     x, y = _source_px(source, grid, middle[:, 0], middle[:, 1])

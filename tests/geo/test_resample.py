@@ -9,6 +9,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject
 
+from skysense_cli.geo import resample as resampling
 from skysense_cli.geo.crs import transformer
 from skysense_cli.geo.grid import make_grid
 from skysense_cli.geo.grid import window as place_of
@@ -95,10 +96,60 @@ def test_another_zone_is_warped_as_gdal_does(tmp_path, method):
     x, y = transformer(UTM, "EPSG:32632").transform(700260, 5599740)
     grid = make_grid(round(x) - 150, round(y) + 150, 10, 30, 30, "EPSG:32632")
     found, known = resample(pixels, data, source, grid, method)
-    expected = by_gdal(tmp_path, pixels, source, grid, method, XSCALE=1, YSCALE=1)
+    expected = by_gdal(tmp_path, pixels, source, grid, method, XSCALE=1, YSCALE=1, tolerance=1e-9)
     both = known & ~np.isnan(expected)
     assert both.mean() > 0.9
     np.testing.assert_allclose(found[both], expected[both], rtol=1e-5)
+
+
+def around(crs, gsd, height, width):
+    """A grid whose middle is that of the 12 km at 500 km east and 5600 km north in UTM 31."""
+    x, y = transformer(UTM, crs).transform(506_000, 5_594_000)
+    return GeoBox((height, width), Affine(gsd, 0, x - gsd * width / 2, 0, -gsd, y + gsd * height / 2), crs)
+
+
+OTHER_GRIDS = {
+    "another zone": around("EPSG:32632", 9.7, 700, 900),
+    "coarser": around("EPSG:32632", 17, 500, 600),
+    "degrees": around("EPSG:4326", 8e-5, 600, 800),
+}
+
+
+@pytest.mark.parametrize("name", ["another zone", "degrees"])
+def test_pixels_come_from_where_the_projection_says(name):
+    """A raster of its own coordinates, read on another grid, gives those that PROJ gives for each pixel's centre."""
+    grid, source = OTHER_GRIDS[name], make_grid(500_000, 5_600_000, 10, 1200, 1200, UTM)
+    columns, rows = np.meshgrid(np.arange(1200.0) + 1, np.arange(1200.0) + 1)
+    own = np.stack([columns, rows]).astype(np.float32)
+    found, known = resample(own, np.ones(own.shape, bool), source, grid, "bilinear")
+    a, _, left, _, e, top = grid.affine[:6]
+    x, y = np.meshgrid(left + a * (np.arange(grid.shape[1]) + 0.5), top + e * (np.arange(grid.shape[0]) + 0.5))
+    x, y = transformer(str(grid.crs), UTM).transform(x, y)
+    expected = np.stack([(x - 500_000) / 10 + 0.5, (5_600_000 - y) / 10 + 0.5])
+    inside = known.all(axis=0) & (expected > 1).all(axis=0) & (expected < 1200).all(axis=0)
+    assert inside.mean() > 0.5
+    assert abs(found - expected)[:, inside].max() < 2e-4  # what float32 has left of numbers up to 1200
+
+
+@pytest.mark.parametrize("name", OTHER_GRIDS)
+@pytest.mark.parametrize("method", ["nearest", "bilinear", "average"])
+def test_numbers_on_another_grid_do_not_depend_on_how_it_is_cut(name, method, monkeypatch):
+    monkeypatch.setattr(resampling, "LATTICE_PX", 256)  # so that these small grids meet several cells
+    grid, source = OTHER_GRIDS[name], make_grid(500_000, 5_600_000, 10, 1200, 1200, UTM)
+    pixels = np.random.default_rng(3).integers(1, 10_000, (1, 1200, 1200)).astype(np.uint16)
+    data = pixels % 50 > 0
+
+    def on(part):
+        rows, columns = window_of(source, part)
+        return resample(pixels[:, rows, columns], data[:, rows, columns], place_of(source, rows, columns), part, method)
+
+    whole, known = on(grid)
+    assert 0.3 < known.mean() <= 1
+    for rows, columns in ((slice(0, 48), slice(0, 500)), (slice(101, 165), slice(37, 333)), (slice(250, 262), slice(250, 262))):
+        part, seen = on(place_of(grid, rows, columns))
+        np.testing.assert_array_equal(seen, known[:, rows, columns])
+        difference = abs(part.astype(float) - whole[:, rows, columns])[seen]
+        assert difference.max() <= (0 if method == "nearest" else 1e-3) and (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "average", "cubic"])
