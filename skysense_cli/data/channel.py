@@ -16,6 +16,7 @@ from skysense_cli.data.sample import Series
 from skysense_cli.data.sources import Item
 from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError
+from skysense_cli.geo.grid import window as part_of
 from skysense_cli.sensors import Sensor
 
 CLOUD_MARGIN_M = 200  # read around rows, so that clouds just outside grow into them
@@ -118,7 +119,9 @@ class Channel:
 
 def cut(series: Series, rows: slice, columns: slice) -> Series:
     """A window of a series."""
-    return replace(series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=series.grid[rows, columns])
+    spans = [slice(*part.indices(side)) for part, side in zip((rows, columns), series.grid.shape, strict=True)]
+    grid = part_of(series.grid, *spans)
+    return replace(series, pixels=series.pixels[:, :, rows, columns], valid=series.valid[:, rows, columns], grid=grid)
 
 
 def _clearest(items: Sequence[Item], shares: np.ndarray, at_most: int, name: str) -> list[int]:

@@ -30,7 +30,7 @@ from skysense_cli.data.sources import Item
 from skysense_cli.data.stored import describe_asset
 from skysense_cli.errors import DataError, GridError
 from skysense_cli.geo.areas import GridArea, area_on
-from skysense_cli.geo.grid import bounds_of, crs_text, lonlat
+from skysense_cli.geo.grid import bounds_of, crs_text, lonlat, window
 from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.recipe.schema.build import DatesSection
 from skysense_cli.recipe.schema.section import CoregisterSection
@@ -90,7 +90,8 @@ class SceneStack:
         if not parts:
             return None
         px = self.channels[self.reference].unit_px
-        area = strip[self.reference].grid[:, left * px : (left + width) * px]
+        strip_grid = strip[self.reference].grid
+        area = window(strip_grid, slice(0, strip_grid.shape[0]), slice(left * px, (left + width) * px))
         return Sample(f"tile at unit {left}", crs_text(area.crs), bounds_of(area), lonlat(area), parts)
 
 

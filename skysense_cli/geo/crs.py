@@ -11,7 +11,7 @@ from skysense_cli.errors import GridError
 
 def crs_text(crs: object) -> str:
     """`EPSG:n` where the CRS has such a number, else WKT2; "" for None. Raises GridError for what is no CRS."""
-    if crs is None or crs == "":
+    if crs is None or (isinstance(crs, str) and not crs):  # a CRS compared with a text would be parsed for it
         return ""
     return _named(str(crs))
 
