@@ -29,7 +29,8 @@ from skysense_cli.data.tile_lists import common_length, read_footprints
 from skysense_cli.data.totals import write_report
 from skysense_cli.errors import DataError, GridError, SkySenseError
 from skysense_cli.files import TEMPORARY
-from skysense_cli.geo.grid import WHOLE_PX, Footprint, each_footprint, lonlat
+from skysense_cli.geo.footprints import Footprint, each_footprint
+from skysense_cli.geo.grid import WHOLE_PX, lonlat
 from skysense_cli.geo.vectors import read_area
 from skysense_cli.recipe.schema.build import BuildDataRecipe, LabelSection, TileList
 

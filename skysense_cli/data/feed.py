@@ -9,7 +9,8 @@ from skysense_cli import sensors
 from skysense_cli.data.acquire import narrowed
 from skysense_cli.data.clouds import CloudMask
 from skysense_cli.data.sources import Item
-from skysense_cli.geo.grid import Bounds, Footprint, lonlat_bounds
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import Bounds, lonlat_bounds
 from skysense_cli.recipe.schema.build import BuildDataRecipe, DatesSection
 from skysense_cli.sensors import Sensor
 

@@ -13,7 +13,8 @@ from skysense_cli import console
 from skysense_cli.data.sample import Label
 from skysense_cli.errors import DataError
 from skysense_cli.geo import raster
-from skysense_cli.geo.grid import WHOLE_PX, Footprint, crs_text, make_grid
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import WHOLE_PX, crs_text, make_grid
 
 IGNORE = 255
 MOST_CLASSES = 255

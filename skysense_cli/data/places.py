@@ -6,7 +6,7 @@ from typing import overload
 import numpy as np
 
 from skysense_cli.geo.crs import transformed
-from skysense_cli.geo.grid import Footprint
+from skysense_cli.geo.footprints import Footprint
 
 _ROW = np.dtype([
     ("crs", "i2"), ("left", "f8"), ("top", "f8"), ("row", "i4"), ("col", "i4"), ("first", "M8[D]"), ("last", "M8[D]"),

@@ -10,7 +10,8 @@ import shapely
 
 from skysense_cli.data.places import Places
 from skysense_cli.errors import DataError
-from skysense_cli.geo.grid import Bounds, Footprint, lonlat_bounds
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import Bounds, lonlat_bounds
 from skysense_cli.geo.vectors import read_marked
 from skysense_cli.recipe.schema.build import SplitsSection
 

@@ -22,7 +22,8 @@ from skysense_cli.data.scratch import Dates
 from skysense_cli.data.sources import Item, within
 from skysense_cli.data.verdicts import corrected, facts_of, refusal, settled, verdicts
 from skysense_cli.errors import GridError
-from skysense_cli.geo.grid import Footprint, make_grid
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import make_grid
 
 LEAST_PIECE = 0.05  # of the block that must be clear in a piece of an overpass for its numbers to be judged
 TOO_LITTLE = "valid on at most"  # begins the note of a date that no footprint can use

@@ -20,7 +20,7 @@ import numpy as np
 
 from skysense_cli.data import gcj02
 from skysense_cli.errors import DataError, RecipeError
-from skysense_cli.geo.grid import Footprint, footprints_at
+from skysense_cli.geo.footprints import Footprint, footprints_at
 
 AT_ONCE = 4096  # entries that are placed together
 LONGEST = 4096  # characters of an entry

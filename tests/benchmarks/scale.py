@@ -20,7 +20,8 @@ from skysense_cli.data import index, splits
 from skysense_cli.data.build import Blocks
 from skysense_cli.data.order import StepSampler
 from skysense_cli.data.places import Places
-from skysense_cli.geo.grid import each_footprint, lonlat
+from skysense_cli.geo.footprints import each_footprint
+from skysense_cli.geo.grid import lonlat
 from skysense_cli.recipe.schema.build import SplitsSection
 
 SIZE_M = 640.0

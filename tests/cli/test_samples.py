@@ -15,7 +15,8 @@ from skysense_cli.data import index, npz
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.errors import DataError, ItemsFailed
 from skysense_cli.geo.crs import transformed
-from skysense_cli.geo.grid import Footprint, lonlat
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import lonlat
 
 BANDS = ("B02", "B03", "B04", "B08")
 

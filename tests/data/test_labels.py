@@ -7,7 +7,7 @@ from pyproj import Transformer
 from skysense_cli.data import labels
 from skysense_cli.data.labels import HeldOutFields, LabelPlan, cut, read_classes
 from skysense_cli.errors import DataError
-from skysense_cli.geo.grid import Footprint
+from skysense_cli.geo.footprints import Footprint
 
 WHOLE = Footprint("EPSG:32631", 500000, 5600000, 320, 0, 0)
 

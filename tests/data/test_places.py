@@ -7,7 +7,8 @@ import pytest
 
 from skysense_cli.data import splits
 from skysense_cli.data.places import Places
-from skysense_cli.geo.grid import Footprint, lonlat
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import lonlat
 
 DAYS = np.datetime64("2021-04-01", "D"), np.datetime64("2021-10-31", "D")
 ONES = [

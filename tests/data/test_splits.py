@@ -6,7 +6,8 @@ import pytest
 
 from skysense_cli.data import splits
 from skysense_cli.errors import DataError, GridError
-from skysense_cli.geo.grid import Footprint, lonlat
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import lonlat
 from skysense_cli.recipe.schema.build import SplitsSection
 
 

@@ -18,7 +18,8 @@ from skysense_cli.data.readers import Reader
 from skysense_cli.data.sample import Label, Sample, Series
 from skysense_cli.data.sources import parse_time
 from skysense_cli.errors import DataError
-from skysense_cli.geo.grid import Footprint, lonlat
+from skysense_cli.geo.footprints import Footprint
+from skysense_cli.geo.grid import lonlat
 from skysense_cli.geo.raster import describe, read_window
 
 NAME = re.compile(r"(?P<species>[A-Za-z]+(_[A-Za-z]+)*)_\d+_\d+_\w+")
