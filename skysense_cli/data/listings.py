@@ -10,7 +10,7 @@ import pystac
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 
-from skysense_cli.data.web import Guarded
+from skysense_cli.data.sessions import Guarded
 from skysense_cli.errors import SourceError
 from skysense_cli.geo.hrefs import Allowed, check, is_url, shown
 

@@ -1,14 +1,12 @@
 """Requests to servers that fail, stall, redirect and lie: checked addresses, limits, tries, credentials for named hosts.
 
-Built on requests, which pystac-client uses too, so proxies and certificates are taken from the same environment.
-Every hop of a redirect is checked, and so is the number that a connection really went to, before anything
-is asked of it. Cookies are not kept, and a netrc is read only by those that name it.
+Built on requests, which pystac-client uses too, so proxies and certificates are taken from the same environment. Every hop
+of a redirect is checked, and so is each connection (`sessions`); a netrc is read only by those that name it.
 """
 
 import datetime
 import email.utils
 import http.client
-import http.cookiejar
 import json
 import random
 import threading
@@ -22,19 +20,16 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
-from skysense_cli import __version__
+from skysense_cli.data.sessions import AGAIN, CONNECTIONS, LONGEST_WAIT_S, session
 from skysense_cli.errors import SourceError
-from skysense_cli.geo.hrefs import Allowed, check, check_address, shown
+from skysense_cli.geo.hrefs import Allowed, check, shown
 
-CONNECTIONS = 4  # to one host, at once, from this process
 HOPS = 5  # of a redirect
 REFUSALS = 2  # tries more, after a server that refuses or sends a wrong file
 TEXT_BYTES = 64 << 20  # of an answer that is read into memory
 BLOCK = 1 << 16
 MOVED = (301, 302, 303, 307, 308)
-AGAIN = (408, 425, 429)  # and every 5xx
 
 Result = TypeVar("Result")
 
@@ -52,7 +47,7 @@ class Limits:
 
     tries: int = 5
     backoff_s: float = 1
-    longest_wait_s: float = 120
+    longest_wait_s: float = LONGEST_WAIT_S
     connect_s: float = 15
     read_s: float = 45
     slow_s: float = 30
@@ -121,7 +116,7 @@ def request(
         sent = dict(headers or {}) | (dict(credentials.headers()) if credentials and _may_have(credentials, address, allowed) else {})
         with _gate(host), _failures(href):
             timeout = (limits.connect_s, limits.read_s)
-            answer = _session(allowed).request(
+            answer = session(allowed).request(
                 "POST" if form else "GET", address, headers=sent, data=form, stream=True, timeout=timeout, allow_redirects=False,
             )  # fmt: skip
             with answer:
@@ -172,78 +167,6 @@ def body_of(answer: requests.Response, limits: Limits, most_bytes: int) -> Itera
             if counted < limits.least_bytes_s * passed:
                 raise Again(f"comes at {counted / passed:.0f} bytes a second, less than {limits.least_bytes_s:g}")
             since, counted = time.monotonic(), 0
-
-
-class Guarded(HTTPAdapter):
-    """An adapter for any requests session: checks the address of each request, redirects too, and whom it reached.
-
-    retries: of what another try may mend; a server that asks to wait long ends them with SourceError
-    """
-
-    def __init__(self, allowed: Allowed, *, retries: int = 0) -> None:
-        self.allowed = allowed
-        super().__init__(
-            pool_connections=16,
-            pool_maxsize=CONNECTIONS,
-            max_retries=_Patient(
-                total=retries,
-                backoff_factor=0.5,
-                status_forcelist=(*AGAIN, 500, 502, 503, 504),
-                allowed_methods=None,
-                raise_on_status=False,
-            ),
-        )
-
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **more: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **more)
-        pools = (urllib3.HTTPConnectionPool, urllib3.HTTPSConnectionPool)
-        self.poolmanager.pool_classes_by_scheme = {pool.scheme: _guarded(pool, self.allowed) for pool in pools}
-
-    def send(self, request: requests.PreparedRequest, *given: Any, **more: Any) -> requests.Response:
-        check(request.url, self.allowed)
-        return super().send(request, *given, **more)
-
-
-class _Patient(urllib3.Retry):
-    """Tries of urllib3, which by themselves sleep for as long as a server says."""
-
-    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
-        wait = super().get_retry_after(response)
-        if wait is not None and wait > Limits.longest_wait_s:
-            raise SourceError(f"answers {response.status} and asks to wait {wait:.0f} s; run the command again later")
-        return wait
-
-
-def _guarded(pool: Any, allowed: Allowed) -> Any:
-    """The pool class with connections that close again when they came out at a number that is not allowed."""
-
-    class Connection(pool.ConnectionCls):  # type: ignore[misc]
-        def connect(self) -> None:
-            super().connect()
-            try:
-                if self.proxy is None:  # else the number is the proxy's, which the user chose
-                    check_address(self.sock.getpeername()[0], self.host, allowed)
-            except SourceError:
-                self.close()
-                raise
-
-    return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
-
-
-@lru_cache(maxsize=64)
-def _session(allowed: Allowed) -> requests.Session:
-    """One session for all requests of this process under the same rules; it may be used from several threads."""
-    session = requests.Session()
-    session.headers.update({"User-Agent": f"skysense/{__version__}", "Accept-Encoding": "identity"})
-    session.auth = _unchanged  # else requests looks into the netrc, whose `default` goes to everybody
-    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, Guarded(allowed))
-    return session
-
-
-def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request
 
 
 @lru_cache(maxsize=4096)
