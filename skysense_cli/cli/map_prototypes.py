@@ -15,7 +15,7 @@ def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
     from skysense_cli.engine.assemble import load_bundle
     from skysense_cli.engine.land_cover import LandCover
     from skysense_cli.engine.prototype_files import write_prototypes
-    from skysense_cli.engine.prototype_sources import open_prototypes
+    from skysense_cli.engine.prototype_job import open_prototypes
 
     bundle = load_bundle(recipe.bundle, choose_device(options.device))
     job = open_prototypes(recipe, bundle)
@@ -24,7 +24,7 @@ def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
     if options.dry_run:
         return
     with claim(recipe.output, recipe, options) as home:
-        for line in write_prototypes(job, home.path, home.digest, land_cover, recipe.patches):
+        for line in write_prototypes(job, home.path, home.digest, land_cover, recipe.patches, overwrite=options.overwrite):
             console.say(line)
 
 

@@ -5,7 +5,6 @@ gives them to a `RasterMosaic`; a mosaic of another kind takes them the same way
 then its end, then what is finished.
 """
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -158,14 +157,6 @@ def valid_pixels(strip: Mapping[str, Series], shape: tuple[int, int]) -> np.ndar
     for series in strip.values():
         total |= _resized(np.any(series.valid, axis=0), shape)
     return total
-
-
-def batches(scene: Scene, strip: Mapping[str, Series], plan: Plan) -> Iterator[tuple[list[int], list[Sample]]]:
-    """(numbers of tiles of this row, their samples) per step; tiles without any valid pixel are left out."""
-    tiles_here = ((number, scene.tile(strip, left, plan.columns.size)) for number, left in enumerate(plan.columns.starts))
-    found = ((number, sample) for number, sample in tiles_here if sample is not None)
-    while step := list(itertools.islice(found, plan.batch)):
-        yield [number for number, _ in step], [sample for _, sample in step]
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from skysense_cli import __version__, console
+from skysense_cli import console
 from skysense_cli.data import scene_files
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.box_product import BoxProduct
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.ranks import POLL_S, Share, World, compute_in_processes, device_of, shares, threads_each
 from skysense_cli.engine.raster_product import RasterProduct
-from skysense_cli.engine.scene_job import SceneJob, open_job
-from skysense_cli.engine.tiling import Window
+from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
+from skysense_cli.engine.tiling import Window, runs
 from skysense_cli.errors import BundleError, RecipeError
 from skysense_cli.recipe.schema.maps import PredictRecipe
 
@@ -149,13 +146,11 @@ class Prediction:
 
     def state(self, recipe_digest: str) -> dict[str, Any]:
         """All that the numbers of a strip depend on, as plain JSON."""
-        bundle = self.job.bundle
         return {
             "recipe": recipe_digest,
-            "bundle": {name: entry["sha256"] for name, entry in bundle.manifest.items()},
+            **computed_with(self.job.bundle),
             "scene": scene_files.states(self.job.scene),
             "dates": {name: " ".join(item.id for item in channel.items) for name, channel in self.job.scene.channels.items()},
-            "computed": {"device": bundle.device.partition(":")[0], "skysense": __version__, "torch": torch.__version__},
         }
 
     def windows(self) -> list[Window]:
@@ -182,12 +177,3 @@ def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
         raise RecipeError(f"predict: scene lacks {anchor!r}, the modality whose features the head of {bundle.path} reads")
     job = open_job(recipe, bundle, recipe.write.gsd)
     return Prediction(recipe, BoxProduct.of(recipe, job) if bundle.head.output == "vector" else RasterProduct.of(recipe, job))
-
-
-def runs(rows: Iterable[int]) -> list[range]:
-    """Rows as ranges without gaps, ascending."""
-    found = []
-    for _, run in itertools.groupby(enumerate(sorted(rows)), key=lambda pair: pair[1] - pair[0]):
-        numbers = [row for _, row in run]
-        found.append(range(numbers[0], numbers[-1] + 1))
-    return found

@@ -13,7 +13,9 @@ from skysense_cli.data import npz
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.sample import Series
 from skysense_cli.data.views import spread_dates
-from skysense_cli.engine.prototype_sources import SampleCells, SceneCells, Source
+from skysense_cli.engine.prototype_samples import SampleCells
+from skysense_cli.engine.prototype_scenes import SceneCells
+from skysense_cli.engine.prototype_sheets import Source
 
 CHIP_CELLS = 33  # side; odd, so that its cell lies in the middle
 LEAST_CELLS = 9  # where a cell holds many pixels

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,15 @@ import numpy as np
 
 from skysense_cli import console
 from skysense_cli.engine.land_cover import Comparison, LandCover
+from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_confusion
 from skysense_cli.engine.prototype_census import Census, Tally
+from skysense_cli.engine.prototype_job import PrototypeJob
 from skysense_cli.engine.prototype_map import NO_PROTOTYPE, NO_REGION, CellRows, hex_color, prototype_color
-from skysense_cli.engine.prototype_mosaic import ON_LATTICE, mosaic
+from skysense_cli.engine.prototype_mosaic import ON_LATTICE, Stream, mosaic
 from skysense_cli.engine.prototype_page import Picture, patch_facts, write_page
-from skysense_cli.engine.prototype_sources import PrototypeJob, Sheet
+from skysense_cli.engine.prototype_resume import resumed, state
+from skysense_cli.engine.prototype_sheets import Sheet
 from skysense_cli.engine.score_map import Color
 from skysense_cli.files import write_text
 from skysense_cli.geo.cog import GeoTiffStream, Look
@@ -37,16 +41,23 @@ SEAM_RULES = {
 
 
 def write_prototypes(
-    job: PrototypeJob, folder: Path, recipe_digest: str, land_cover: LandCover | None = None, patches: int = 6
+    job: PrototypeJob, folder: Path, recipe_digest: str, land_cover: LandCover | None = None, patches: int = 6, *, overwrite: bool = False
 ) -> list[str]:
     """Write prototypes.tif (uint16), _similarity.tif (float32), _region.tif (int32), legend.json, .csv and .html, and prototypes.png.
 
     With several CRSs the rasters and the picture lie in a folder for each. land_cover: also comparison.json and .png
-    Every file is whole or absent; no random number is drawn for a map. The palette of a prototypes.tif, which has one
+    Every file is whole or absent; no random number is drawn for a map. Cells that an earlier run of the same recipe made
+    are not made again; raises OtherPartsError when bundle, scenes or samples have changed since, unless `overwrite`.
+    The palette of a prototypes.tif, which has one
     colour per number, is that of the region with most cells. Returns lines for the user.
     """
     census = Census(job.prototypes.per_region, patches)
-    made = [_sheet(job, number, folder, recipe_digest, census, land_cover) for number in range(len(job.sheets))]
+    parts = Parts(folder / INDEX)
+    there = parts.begin(state(job, recipe_digest), overwrite=overwrite)
+    made = []
+    for number, sheet in enumerate(job.sheets):
+        streams = resumed(sheet.streams, parts, there, number)
+        made.append(_sheet(job, number, streams, folder, recipe_digest, census, land_cover))
     if land_cover is not None and not census.used:
         console.warn("compare: no cell has a prototype, so there is nothing to compare")
     found = None if land_cover is None or not census.used else land_cover.compare()
@@ -61,6 +72,7 @@ def write_prototypes(
     lines = [f"prototypes: {places} ({len(census.used)} in use on {cells:,} cells)", f"legend: {folder / PAGE}"]
     if found is not None:
         lines += _write_comparison(folder, found, census.per_region)
+    parts.remove()
     return lines
 
 
@@ -72,13 +84,15 @@ class _Made:
     deciding: int
 
 
-def _sheet(job: PrototypeJob, number: int, folder: Path, digest: str, census: Census, land_cover: LandCover | None) -> _Made:
+def _sheet(
+    job: PrototypeJob, number: int, streams: Sequence[Stream], folder: Path, digest: str, census: Census, land_cover: LandCover | None
+) -> _Made:  # fmt: skip
     """Write the rasters of a sheet, row by row, and count what is in them."""
     sheet = job.sheets[number]
     shape = sheet.grid.shape[0], sheet.grid.shape[1]
     reduced, deciding = Reduced(shape), set[int]()
     with _Rasters(job, sheet, folder / sheet.name, digest) as rasters:
-        for rows in mosaic(sheet.streams, sheet.placements, shape):
+        for rows in mosaic(streams, sheet.placements, shape):
             rasters.write(rows.cells)
             codes = census.add(rows.cells, sheet.grid, number, rows.source)
             reduced.add(codes)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skysense_cli import console
 from skysense_cli.core.batch import Batch
-from skysense_cli.engine.predict import Scene, ToBatch, batches
+from skysense_cli.engine.predict import Scene, ToBatch, WindowDone, compute
 from skysense_cli.engine.score_map import Color, hue_color
 from skysense_cli.engine.tiling import Plan
 
@@ -46,32 +45,48 @@ def hex_color(color: Color) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def nearest_cells(nearest: Nearest, to_batch: ToBatch, scene: Scene, plan: Plan) -> Iterator[CellRows]:
+def nearest_cells(
+    nearest: Nearest, to_batch: ToBatch, scene: Scene, plan: Plan, rows: range | None = None, *, abreast: int = 1
+) -> Iterator[CellRows]:
     """Prototype, similarity and region of every cell, from top to bottom, each row of cells once.
 
-    plan.unit_px: cells along a unit. A cell that no date sees has no prototype and no region.
+    plan.unit_px: cells along a unit      rows: of tiles, whose cells are asked for; None: all, and which changes no bit
+    abreast: steps that go through the model at the same time
+    A cell that no date sees has no prototype and no region.
     """
-    width = plan.columns.length * plan.unit_px
-    for number, top in enumerate(console.progress(plan.rows.starts, "rows of tiles")):
-        cores = [plan.core(number, column) for column in range(plan.tiles[1])]
-        rows = slice(cores[0][0].start * plan.unit_px, cores[0][0].stop * plan.unit_px)
-        found = CellRows(
-            rows.start,
-            np.full((rows.stop - rows.start, width), NO_PROTOTYPE, np.uint16),
-            np.full((rows.stop - rows.start, width), np.nan, np.float32),
-            np.full((rows.stop - rows.start, width), NO_REGION, np.int32),
-        )
-        strip = scene.strip(top, plan.rows.size)
-        for columns, samples in batches(scene, strip, plan):
-            batch = to_batch(samples)
-            with torch.inference_mode():
-                index, similarity, seen = (part.cpu().numpy() for part in nearest(batch))
-            for place, column in enumerate(columns):
-                region = np.where(seen[place], int(batch.region[place]), NO_REGION)
-                corner = top, plan.columns.starts[column]
-                _put(found, plan, corner, cores[column], (index[place], similarity[place], region))
-        if rows.start < plan.shape[0]:  # the extension below the scene may hold whole rows of its own
-            yield _cropped(found, plan)
+    rows = range(plan.tiles[0]) if rows is None else rows
+    yield from console.progress(_rows_of_cells(nearest, to_batch, scene, plan, rows, abreast), "rows of tiles", len(rows))
+
+
+def _rows_of_cells(
+    nearest: Nearest, to_batch: ToBatch, scene: Scene, plan: Plan, rows: range, abreast: int
+) -> Iterator[CellRows]:  # fmt: skip
+    def of_tiles(batch: Batch, _: tuple[int, int]) -> list[tuple[np.ndarray, ...]]:
+        index, similarity, seen = (part.cpu().numpy() for part in nearest(batch))
+        region = np.where(seen, batch.region.numpy()[:, None, None], NO_REGION)
+        return list(zip(index, similarity, region, strict=True))
+
+    found: CellRows | None = None
+    for event in compute(of_tiles, to_batch, scene, plan, rows, abreast=abreast):
+        row = event.window.row
+        if row not in rows:
+            continue
+        found = found or _nothing(plan, row)
+        if isinstance(event, WindowDone):
+            if found.top < plan.shape[0]:  # the extension below the scene may hold whole rows of its own
+                yield _cropped(found, plan)
+            found = None
+        elif event.result is not None:
+            corner = plan.rows.starts[row], plan.columns.starts[event.column]
+            _put(found, plan, corner, plan.core(row, event.column), event.result)
+
+
+def _nothing(plan: Plan, row: int) -> CellRows:
+    """The cells that a row of tiles decides, none of them seen."""
+    core = plan.row_cores[row]
+    shape = (core.stop - core.start) * plan.unit_px, plan.columns.length * plan.unit_px
+    empty = np.full(shape, NO_PROTOTYPE, np.uint16), np.full(shape, np.nan, np.float32), np.full(shape, NO_REGION, np.int32)
+    return CellRows(core.start * plan.unit_px, *empty)
 
 
 def _put(found: CellRows, plan: Plan, corner: tuple[int, int], core: tuple[slice, slice], tile: tuple[np.ndarray, ...]) -> None:

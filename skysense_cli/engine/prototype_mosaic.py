@@ -51,10 +51,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Stream:
-    """Pieces of one or several sources, made one after the other. tops: first mosaic row of each, ascending"""
+    """Pieces of one or several sources, made one after the other.
+
+    tops: first mosaic row of each, ascending      pieces: numbers of portions, ascending -> their pieces
+    portions: the pieces that are made, and may be kept, together; one after the other they are all
+    """
 
     tops: Sequence[int]
-    pieces: Callable[[], Iterator[Piece]]
+    pieces: Callable[[Sequence[int]], Iterator[Piece]]
+    portions: Sequence[range]
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ def mosaic(streams: Sequence[Stream], placements: Sequence[Placement], shape: tu
         yield from band.before(top)
         stream = streams[number]
         if number not in started:
-            started[number] = stream.pieces()
+            started[number] = stream.pieces(range(len(stream.portions)))
         piece = next(started[number])
         band.put(piece, placements[piece.source])
         if done + 1 < len(stream.tops):

@@ -24,8 +24,8 @@ from odc.geo.geobox import GeoBox
 from skysense_cli.engine import prototype_chips
 from skysense_cli.engine.land_cover import Comparison
 from skysense_cli.engine.prototype_census import Census, Typical
+from skysense_cli.engine.prototype_job import PrototypeJob
 from skysense_cli.engine.prototype_map import hex_color, prototype_color
-from skysense_cli.engine.prototype_sources import PrototypeJob
 from skysense_cli.files import write_text
 
 MOST_SHOWN = 192  # prototypes with patches

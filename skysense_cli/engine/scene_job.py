@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
@@ -75,6 +76,14 @@ class SceneJob:
         tiles = f"{len(plan.rows.starts)} rows x {len(plan.columns.starts)} columns, {plan.batch} a step"
         lines.append(("tiles", tiles if plan.wanted is None else f"{tiles}; {int(plan.wanted.sum())} of them hold the area"))
         return lines
+
+
+def computed_with(bundle: LoadedBundle) -> dict[str, Any]:
+    """What the numbers of every output depend on besides its recipe and its scenes, as plain JSON."""
+    return {
+        "bundle": {name: entry["sha256"] for name, entry in bundle.manifest.items()},
+        "computed": {"device": bundle.device.partition(":")[0], "skysense": __version__, "torch": torch.__version__},
+    }
 
 
 def _listed(items: Sequence[Item]) -> str:

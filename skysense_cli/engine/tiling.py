@@ -6,8 +6,9 @@ resume, it goes through the model beside the same tiles, and its numbers are the
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -189,3 +190,12 @@ def size_in_units(size_m: float, unit_m: float) -> int:
     if units < 1:
         raise GridError(f"tiles.size_m is {size_m:g} m, the smallest tile of this bundle has {unit_m:g} m")
     return units
+
+
+def runs(rows: Iterable[int]) -> list[range]:
+    """Rows as ranges without gaps, ascending."""
+    found = []
+    for _, run in itertools.groupby(enumerate(sorted(rows)), key=lambda pair: pair[1] - pair[0]):
+        numbers = [row for _, row in run]
+        found.append(range(numbers[0], numbers[-1] + 1))
+    return found

@@ -35,7 +35,7 @@ def main(down: int) -> None:
     step = SIDE * 10 // 2
     corners = ((column * step, -row * step) for row in range(down) for column in range(ACROSS))
     grid, placed = place([GeoBox((SIDE, SIDE), Affine(10, 0, left, 0, -10, top), "EPSG:32631") for left, top in corners], "samples")
-    stream = Stream([at.top for at in placed], lambda: (Piece(number, cells) for number in range(len(placed))))
+    stream = Stream([at.top for at in placed], lambda _: (Piece(number, cells) for number in range(len(placed))), [range(len(placed))])
     census, start = Census(PROTOTYPES, typical=6), time.process_time()
     for rows in mosaic([stream], placed, (grid.shape[0], grid.shape[1])):
         census.add(rows.cells, grid, 0, rows.source)

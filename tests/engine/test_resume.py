@@ -22,9 +22,9 @@ from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.engine.memory import needs
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.predict import steps_abreast
-from skysense_cli.engine.predict_map import Prediction, open_prediction, runs
+from skysense_cli.engine.predict_map import Prediction, open_prediction
 from skysense_cli.engine.ranks import REFUSED, RankError, Share, shares
-from skysense_cli.engine.tiling import make_plan
+from skysense_cli.engine.tiling import make_plan, runs
 from skysense_cli.recipe.load import load_recipe
 
 

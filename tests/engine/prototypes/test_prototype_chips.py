@@ -8,7 +8,7 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.engine import prototype_chips
 from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.engine.prototype_chips import CHIP_CELLS, Chip, color_bands, cut, stretched
-from skysense_cli.engine.prototype_sources import open_prototypes
+from skysense_cli.engine.prototype_job import open_prototypes
 from skysense_cli.recipe.load import bind_recipe
 
 RED, GREEN, BLUE = 2, 1, 0  # where B04, B03 and B02 lie among the bands

@@ -22,6 +22,10 @@ def cells_of(number, shape, rng):
     return CellRows(0, index, np.where(index == NO_PROTOTYPE, np.nan, number / 100).astype(np.float32), region)
 
 
+def one_portion(tops, pieces):
+    return Stream(tops, lambda _: pieces(), [range(len(tops))])
+
+
 def portions(source, cells, heights):
     for top in range(0, len(cells.index), heights):
         part = slice(top, top + heights)
@@ -56,12 +60,12 @@ def test_every_cell_is_decided_by_the_nearest_source_that_sees_it(heights, scene
     cells = [cells_of(number, shape, rng) for number, shape in enumerate(shapes)]
     if scenes:
         streams = [
-            Stream([at.top + top for top in range(0, at.shape[0], heights)], lambda k=k: portions(k, cells[k], heights))
+            one_portion([at.top + top for top in range(0, at.shape[0], heights)], lambda k=k: portions(k, cells[k], heights))
             for k, at in enumerate(places)
         ]
     else:
         order = sorted(range(5), key=lambda k: places[k].top)
-        streams = [Stream([places[k].top for k in order], lambda: (Piece(k, cells[k]) for k in order))]
+        streams = [one_portion([places[k].top for k in order], lambda: (Piece(k, cells[k]) for k in order))]
     rows = list(mosaic(streams, places, whole.shape))
     assert [part.cells.top for part in rows] == list(np.cumsum([0] + [len(part.source) for part in rows[:-1]]))
     index, source = obvious(cells, places, whole.shape)
@@ -74,7 +78,7 @@ def test_every_cell_is_decided_by_the_nearest_source_that_sees_it(heights, scene
 def test_two_scenes_meet_on_the_line_half_way():
     whole, places = place([grid(0, 0, 4, 10), grid(60, 0, 4, 10)], "scenes")
     made = [CellRows(0, np.full((4, 10), k, np.uint16), np.ones((4, 10), np.float32), np.zeros((4, 10), np.int32)) for k in range(2)]
-    streams = [Stream([0], lambda k=k: iter([Piece(k, made[k])])) for k in range(2)]
+    streams = [one_portion([0], lambda k=k: iter([Piece(k, made[k])])) for k in range(2)]
     (rows,) = mosaic(streams, places, whole.shape)
     assert rows.source[0].tolist() == [0] * 8 + [1] * 8
 
@@ -87,7 +91,7 @@ def test_a_scene_is_started_when_its_turn_comes_and_rows_are_let_go():
         begun.append(k)
         yield Piece(k, CellRows(0, np.full((10, 4), k, np.uint16), np.ones((10, 4), np.float32), np.zeros((10, 4), np.int32)))
 
-    for number, rows in enumerate(mosaic([Stream([at.top], lambda k=k: pieces(k)) for k, at in enumerate(places)], places, (50, 4))):
+    for number, rows in enumerate(mosaic([one_portion([at.top], lambda k=k: pieces(k)) for k, at in enumerate(places)], places, (50, 4))):
         assert begun == list(range(number + 1))  # when its last row is done, the next one has not been opened
         assert len(rows.source) == 10
 
