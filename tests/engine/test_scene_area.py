@@ -61,6 +61,21 @@ def test_bounds_in_degrees_are_an_area(home, scene_kit, tmp_path, overlap):
     np.testing.assert_array_equal(part[0][data], cut[data])
 
 
+@pytest.mark.slow
+def test_processes_and_pieces_make_the_same_map_of_an_area(home, scene_kit, tmp_path):
+    ring = lonlat(scene_kit, (10, 5), (120, 30), (60, 85), (10, 5))
+    (tmp_path / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    words = [home / "bundle", home / "20210401.tif", "--area", tmp_path / "area.geojson", "--batch", 3, "--what", "class,probability"]
+    for name, more in (("one", []), ("ranks", ["--ranks", 2]), ("pieces", ["--max-memory", "67.8MB", "--ranks", 2])):
+        found = scene_kit.command(*words, "--out", tmp_path / name, *more)
+        assert found.exit_code == 0, f"{found.output} {found.exception}"
+        assert ("strips cut into" in found.output) == (name == "pieces")
+    for name in ("ranks", "pieces"):
+        for path in (tmp_path / "one").iterdir():
+            if path.name != "20210401.recipe.yaml":  # says how much memory was allowed
+                assert (tmp_path / name / path.name).read_bytes() == path.read_bytes(), f"{name}, {path.name}"
+
+
 def test_only_tiles_that_hold_a_pixel_of_the_area_are_wanted():
     grid = make_grid(500_000, 5_600_000, 10, 160, 240, "EPSG:32631")
     plan = make_plan((40, 60), size=8, overlap=0.25, batch=4, unit_px=4, shape=(160, 240))

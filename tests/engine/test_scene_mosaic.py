@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from distributed import LocalCluster
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
@@ -179,9 +180,11 @@ def test_scenes_without_a_place_make_no_mosaic(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_give_the_same_maps(home, scene_kit, tmp_path):
+def test_workers_and_a_running_scheduler_give_the_same_maps(home, scene_kit, tmp_path):
     scenes = [home / "early_20210401.tif", home / "late_20210601.tif"]
-    found = scene_kit.command(home / "bundle", *scenes, "--out", tmp_path / "maps", "--workers", 2)
-    assert found.exit_code == 0, found.output
-    for path in (home / "own").iterdir():
-        assert (tmp_path / "maps" / path.name).read_bytes() == path.read_bytes(), path.name
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0) as cluster:
+        for name, words in (("maps", ["--workers", 2]), ("far", ["--cluster", cluster.scheduler_address])):
+            found = scene_kit.command(home / "bundle", *scenes, "--out", tmp_path / name, *words)
+            assert found.exit_code == 0, found.output
+            for path in (home / "own").iterdir():
+                assert (tmp_path / name / path.name).read_bytes() == path.read_bytes(), path.name
