@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from skysense_cli import console
 from skysense_cli.core.batch import Batch
+from skysense_cli.data import scene_files
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine import memory
+from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.embed import Embedder, embedder
 from skysense_cli.engine.embed_files import (
@@ -28,10 +31,11 @@ from skysense_cli.engine.embed_files import (
     vector_facts,
     write_vectors,
 )
+from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.preview import save_colors
-from skysense_cli.engine.scene_job import SceneJob, open_job
-from skysense_cli.engine.tiling import Plan
+from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
+from skysense_cli.engine.tiling import Plan, Window, runs
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.geo.cog import GeoTiffStream
 from skysense_cli.geo.grid import bounds_of, crs_text, window
@@ -69,12 +73,15 @@ class SceneEmbedding:
         """Write embedding.tif and .png, and vectors.parquet, as the recipe asks; returns lines for the user.
 
         Every file is whole or absent, and nothing is done when all are there from the same recipe, bundle and scenes.
+        Strips that an earlier run finished are not made again, unless bundle or scenes have changed since.
         The same recipe on the same files gives the same bytes.
         """
         tags = self.job.tags(recipe_digest) | {"SKYSENSE_FEATURE": self.asked.feature, "SKYSENSE_WIDTH": str(self.asked.width)}
         if self._done(folder, tags):
             return [f"{folder}: already complete"]
-        scene = Noting(self.job)
+        parts = Parts(folder / CELLS)
+        self._compute(parts, recipe_digest)
+        dates: dict[tuple[int, int], Times] = {}
         means = CoreMeans(self.job.plan, self.asked.width)
         picture = thinned(self.job.plan.shape, self.asked.width)
         grid, seen_cells = self.job.grid, 0
@@ -83,25 +90,52 @@ class SceneEmbedding:
             look = cells_look(self.asked.feature, self.asked.width, tags)
             stream = GeoTiffStream(folder / CELLS, grid, self.asked.width, "float32", look)
             cells = stack.enter_context(stream) if self.recipe.cells else None
-            for rows in self._rows(scene):
-                values, seen = rows.scores[:-1], rows.scores[-1] > 0.5
+            windows = self._windows()
+            strips = zip(windows, parts.take(window.name for window in windows), strict=True)
+            for window, (_, arrays) in console.progress(strips, "strips into files", len(windows)):
+                dates |= _dates_in(arrays["dates"])
+                values, seen, top = arrays["scores"][:-1], arrays["scores"][-1] > 0.5, self.job.plan.pixels(window)[0].start
                 seen_cells += int(seen.sum())
-                means.add(rows.top, values, seen)
+                means.add(top, values, seen)
                 values[:, ~seen] = np.nan
                 if cells is not None:
-                    cells.write(values, rows.top)
+                    cells.write(values, top)
                 picture.add(values.transpose(1, 2, 0))
         title = f"{self.asked.feature}, first three principal components" + (", simulated data" if "SIMULATED" in tags else "")
         save_colors(folder / PICTURE, principal_colors(picture.picture), title)
         share = seen_cells / (grid.shape[0] * grid.shape[1])
         lines = [f"cells: {folder / CELLS} ({self.asked.width} bands, {share:.1%} of the cells have data)"] if self.recipe.cells else []
         if self.recipe.vectors:
-            table = means.table(self.job, scene.dates)
+            table = means.table(self.job, dates)
             write_vectors(folder / VECTORS, table, tags)
             lines.append(f"vectors: {folder / VECTORS} ({len(table):,} of {self.job.plan.count:,} tiles have data)")
             if grid.crs is None:
                 console.warn("the scene is not georeferenced: the rows of vectors.parquet have no geometry")
+        parts.remove()
         return [*lines, f"preview: {folder / PICTURE}"]
+
+    def _compute(self, parts: Parts, recipe_digest: str) -> None:
+        """Keep the strips that are not there yet."""
+        state = {"recipe": recipe_digest, **computed_with(self.job.bundle), "scene": scene_files.states(self.job.scene)}
+        if changed := parts.changed(state):
+            console.warn(f"{parts.output}: the part that an earlier run made is made again, since {changed[0]}")
+        there = parts.begin(state, overwrite=True)
+        scene, plan = Noting(self.job), self.job.plan
+        windows = {window.name: window for window in self._windows()}
+
+        def keep(strip: Finished) -> None:
+            top = plan.rows.starts[windows[strip.name].row]
+            parts.put(strip.name, {"scores": strip.scores, "dates": _dates_out(scene.dates, [(top, left) for left in plan.columns.starts])})
+
+        with Behind[Finished](keep) as kept:
+            for rows in runs(window.row for name, window in windows.items() if name not in there):
+                for strip in self._rows(scene, rows):
+                    kept.put(strip)
+
+    def _windows(self) -> list[Window]:
+        """The windows whose strips hold cells of the scene."""
+        plan = self.job.plan
+        return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
 
     def _done(self, folder: Path, tags: Mapping[str, str]) -> bool:
         """Whether everything the recipe asks for is there already, made from the same."""
@@ -112,15 +146,15 @@ class SceneEmbedding:
             have.append(vector_facts(folder / VECTORS) == tags)
         return all(have)
 
-    def _rows(self, scene: Noting) -> Iterator[Finished]:
-        """Rows of cells whose last channel is 1 where a date sees the cell: it is blended like the others and stays 0 or 1."""
+    def _rows(self, scene: Noting, rows: range) -> Iterator[Finished]:
+        """Strips of some rows of tiles; the last channel is 1 where a date sees the cell, which blending leaves at 0 or 1."""
 
         def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
             cells, seen = self.asked.cells(batch)
             return torch.cat([cells, seen[:, None].to(cells)], dim=1)
 
         return predict_scene(
-            forward, self.job.to_batch, scene, self.job.plan, self.asked.width + 1, abreast=steps_abreast(self.asked.bundle.device)
+            forward, self.job.to_batch, scene, self.job.plan, self.asked.width + 1, rows, abreast=steps_abreast(self.asked.bundle.device)
         )
 
 
@@ -208,6 +242,15 @@ class CoreMeans:
         cores = self.plan.row_cores, self.plan.column_cores
         tops, lefts = (np.array([core.start * self.plan.unit_px for core in axis]) for axis in cores)
         return tops, lefts
+
+
+def _dates_out(dates: Mapping[tuple[int, int], Times], corners: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The dates of the tiles at some corners as bytes of JSON, to be kept beside their cells."""
+    return np.frombuffer(json.dumps([[*corner, dates[corner]] for corner in corners if corner in dates]).encode(), np.uint8)
+
+
+def _dates_in(kept: np.ndarray) -> dict[tuple[int, int], Times]:
+    return {(top, left): {name: tuple(times) for name, times in dates.items()} for top, left, dates in json.loads(kept.tobytes())}
 
 
 def _tags(path: Path) -> dict[str, str] | None:
