@@ -48,8 +48,7 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
 
     if options.out is None:
         raise RecipeError("--out is missing: say in which folder the maps go, e.g. --out maps")
-    objects = bundle.head is not None and bundle.head.output == "vector"
-    if objects and mosaic:
+    if bundle.finds_objects and mosaic:
         raise RecipeError(f"--mosaic puts maps together, {bundle.path} finds objects; leave it out")
     given = scenes_given(words, bundle)
     one = len(given) == 1
@@ -60,7 +59,7 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
         "recipe": "predict",
         "version": 1,
         "bundle": str(bundle.path),
-        "output": str(_output(options.out, given[0].name if one else "mosaic", single, VECTORS if objects else RASTERS)),
+        "output": str(_output(options.out, given[0].name if one else "mosaic", single, VECTORS if bundle.finds_objects else RASTERS)),
         "tiles": {"size_m": min(bundle.spec.size_m)},
     }
     entries = [{name: _entry(path, bundle, name, wishes) for name, path in scene.paths.items()} for scene in given]

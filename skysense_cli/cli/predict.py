@@ -201,8 +201,7 @@ def _loaded(path: str, device: str, stamp: int) -> "LoadedBundle":
 
 def _ending(recipe: "PredictRecipe", options: Options) -> str:
     """Of the files of several scenes. Raises RecipeError for objects that a mosaic is asked of."""
-    head = _bundle(str(recipe.bundle), choose_device(options.device)).head
-    if head is None or head.output != "vector":
+    if not _bundle(str(recipe.bundle), choose_device(options.device)).finds_objects:
         return ".tif"
     if recipe.mosaic is not None:
         raise RecipeError(f"mosaic: puts maps together, {recipe.bundle} finds objects; leave it out")

@@ -85,6 +85,11 @@ class LoadedBundle:
         return f"has no head (stage {self.spec.stage})" if self.head is None else "has a head that answers prompts and knows no classes"
 
     @property
+    def finds_objects(self) -> bool:
+        """Whether its head finds boxes; else what it says of a scene is a map, or nothing without a head."""
+        return self.head is not None and self.head.output == "vector"
+
+    @property
     def unit_m(self) -> float:
         """Sides of what the model sees are multiples of it."""
         return unit_m(self.inputs, strides(self.model))

@@ -176,4 +176,4 @@ def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
     if anchor not in recipe.scene:
         raise RecipeError(f"predict: scene lacks {anchor!r}, the modality whose features the head of {bundle.path} reads")
     job = open_job(recipe, bundle, recipe.write.gsd)
-    return Prediction(recipe, BoxProduct.of(recipe, job) if bundle.head.output == "vector" else RasterProduct.of(recipe, job))
+    return Prediction(recipe, BoxProduct.of(recipe, job) if bundle.finds_objects else RasterProduct.of(recipe, job))
