@@ -67,6 +67,10 @@ class BoxProduct:
         """What is written at and beside `path`."""
         return BoxFiles(self.job, path, {**tags, "SKYSENSE_WHAT": "objects"}, self.options.counts_m)
 
+    def windows(self) -> list[Window]:
+        """All windows: a tile may own objects of the area without finishing a pixel of it."""
+        return list(self.job.plan.windows())
+
     def compute(self, parts: Parts, rows: range) -> None:
         """Find what is on some rows of tiles; kept window by window."""
         for name, arrays in console.progress(self._strips(rows), "strips", len(list(self.job.plan.windows(rows)))):
@@ -74,7 +78,7 @@ class BoxProduct:
 
     def _strips(self, rows: range) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         job, plan = self.job, self.job.plan
-        cores = Cores(plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px), plan.shape)
+        cores = Cores(*plan.axes_px, plan.shape)
         claimed: list[Claimed] = []
         for event in compute(self._forward, job.to_batch, job.scene, plan, rows, abreast=steps_abreast(job.bundle.device)):
             if event.window.row not in rows:
@@ -97,14 +101,16 @@ class BoxProduct:
         if self.job.plan.area is None or not len(claimed.scores):
             return claimed
         x, y = np.floor(claimed.boxes[:, :2]).astype(int).clip(0, [side - 1 for side in self.job.plan.shape[::-1]]).T
+        y, x = y + self.job.plan.origin[0], x + self.job.plan.origin[1]  # of the map -> of the scene
         inside = self.job.plan.area.inside(slice(y.min(), y.max() + 1), slice(x.min(), x.max() + 1))
         return claimed.chosen(inside[y - y.min(), x - x.min()])
 
     def _arrays(self, claimed: Claimed, window: Window, valid: np.ndarray) -> dict[str, np.ndarray]:
         arrays = {name: getattr(claimed, name) for name in ("boxes", "scores", "ids", "owned")}
         if self.options.counts_m is not None:
-            down, across = self.job.plan.pixels(window)
-            arrays["seen"] = seen_cells(valid, down.start, across.start, max(round(self.options.counts_m / self.job.gsd_m), 1))
+            (down, across), (above, beside) = self.job.plan.pixels(window), self.job.plan.before(window)
+            cell_px = max(round(self.options.counts_m / self.job.gsd_m), 1)
+            arrays["seen"] = seen_cells(valid[above:, beside:], down.start, across.start, cell_px)
         return arrays
 
 
@@ -148,8 +154,7 @@ class BoxFiles:
         return lines
 
     def _objects(self, parts: Parts, windows: Sequence[Window], counts: CellCounts | None) -> Iterator[Objects]:
-        plan, head = self.job.plan, cast(Head, self.job.bundle.head)
-        rows, columns = plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px)
+        head, (rows, columns) = cast(Head, self.job.bundle.head), self.job.plan.axes_px
         mosaic = VectorMosaic(rows, columns, self.job.grid.affine, same_iou=head.same_iou)
         strips = zip(windows, parts.take(window.name for window in windows), strict=True)
         last = len(rows.starts) - 1

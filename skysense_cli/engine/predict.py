@@ -117,13 +117,12 @@ def _finished(
         if isinstance(event, TileDone):
             mosaic.add(window.row, window.block, event.result)
             continue
-        scores, (down, across) = mosaic.finish(window.row, window.block), plan.reached(window)
+        scores, (down, across) = mosaic.finish(window.row, window.block), plan.pixels(window)
         height, width = event.valid.shape
-        above, beside = (max(first - part.start, 0) for first, part in zip(plan.origin, (down, across), strict=True))
+        above, beside = plan.before(window)
         valid = event.valid[above:, beside:]
         if window.row in rows and valid.size:
-            top, left = down.start + above - plan.origin[0], across.start + beside - plan.origin[1]
-            yield Finished(window.name, top, left, scores[:, above:height, beside:width], valid)
+            yield Finished(window.name, down.start, across.start, scores[:, above:height, beside:width], valid)
 
 
 def compute(

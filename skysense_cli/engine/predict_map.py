@@ -48,6 +48,10 @@ class Product(Protocol):
         """(what, value) lines of the plan."""
         ...
 
+    def windows(self) -> list[Window]:
+        """The windows whose finished strips make the files."""
+        ...
+
     def compute(self, parts: Parts, rows: range) -> None:
         """Compute some rows of tiles; a strip is kept for each of their windows."""
         ...
@@ -154,9 +158,8 @@ class Prediction:
         }
 
     def windows(self) -> list[Window]:
-        """The windows whose finished strips make the maps."""
-        plan = self.job.plan
-        return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
+        """The windows whose finished strips make the files."""
+        return self.product.windows()
 
     def compute(self, parts: Parts, rows: range) -> None:
         """Compute some rows of tiles and keep their strips."""

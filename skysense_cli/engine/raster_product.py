@@ -20,6 +20,7 @@ from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import ScoreMap, pixels_of
+from skysense_cli.engine.tiling import Window
 from skysense_cli.errors import RecipeError
 from skysense_cli.geo.vector_files import is_ours
 from skysense_cli.recipe.schema.maps import PredictRecipe
@@ -60,6 +61,11 @@ class RasterProduct:
         """What is written at and beside `path`."""
         write = self.recipe.write
         return MapFiles(self.job, self.maps, path, tags, write.compress, write.polygons)
+
+    def windows(self) -> list[Window]:
+        """The windows that finish a pixel of the map."""
+        plan = self.job.plan
+        return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
 
     def compute(self, parts: Parts, rows: range) -> None:
         """Predict some rows of tiles; decided and kept behind the model."""

@@ -133,6 +133,20 @@ class Plan:
             found.append(slice(min(axis.starts[first] * self.unit_px, side), min(stop, side)))
         return found[0], found[1]
 
+    def before(self, window: Window) -> tuple[int, int]:
+        """How many of the rows and columns of `reached` lie before the map's first ones."""
+        above, beside = (max(first - part.start, 0) for part, first in zip(self.reached(window), self.origin, strict=True))
+        return above, beside
+
+    @property
+    def axes_px(self) -> tuple[Axis, Axis]:
+        """The rows and columns of tiles in pixels of the map; those of an area may begin before it."""
+        rows, columns = (
+            Axis(tuple(start * self.unit_px - first for start in axis.starts), axis.size * self.unit_px)
+            for axis, first in zip((self.rows, self.columns), self.origin, strict=True)
+        )
+        return rows, columns
+
     def windows(self, rows: range | None = None) -> Iterator[Window]:
         """The windows of some rows of tiles (None: all) with a wanted tile, from left to right and from top to bottom."""
         for row in range(self.tiles[0]) if rows is None else rows:

@@ -25,7 +25,7 @@ SLACK = 0.1  # of a box's shorter side: how far beyond its tile's core a centre 
 
 @dataclass(frozen=True, eq=False)
 class Claimed:
-    """The boxes that tiles claim. boxes: (N, 5) float64, cx cy w h angle in pixels of the scene
+    """The boxes that tiles claim. boxes: (N, 5) float64, cx cy w h angle in pixels of the map
 
     scores: (N,) float32      ids: (N,) int64      owned: (N,) bool, False for what only stands in
     """
@@ -51,7 +51,7 @@ class Claimed:
 class Objects:
     """Finished boxes. polygons: (N, 4, 2) float64 corners x, y in map coordinates      scores: (N,)      ids: (N,)
 
-    centres: (N, 2) x, y in pixels of the scene
+    centres: (N, 2) x, y in pixels of the map
     """
 
     polygons: np.ndarray
@@ -61,7 +61,7 @@ class Objects:
 
 
 class Cores:
-    """What each tile owns. rows, columns: the tiles in pixels      shape: of the scene in pixels"""
+    """What each tile owns. rows, columns: the tiles in pixels      shape: of the map in pixels"""
 
     def __init__(self, rows: Axis, columns: Axis, shape: tuple[int, int]) -> None:
         self._starts = rows.starts, columns.starts
@@ -79,7 +79,8 @@ class Cores:
         for position, edges, number in ((boxes[:, 1], self._edges[0], row), (boxes[:, 0], self._edges[1], column)):
             low, high, first, last = edges[number], edges[number + 1], edges[0], edges[-1]
             owned &= (low <= position) & ((position < high) | (position == last))
-            near &= (position >= max(first, low) - np.where(low > first, slack, 0)) & (position <= high + np.where(high < last, slack, 0))
+            near &= position >= max(first, low) - np.where(low > first, slack, 0)
+            near &= position <= min(last, high) + np.where(high < last, slack, 0)
         return Claimed(boxes, scores, ids, owned).chosen(near)
 
 
@@ -89,7 +90,7 @@ class VectorMosaic:
     Give rows from the top with `add_row`, all that hold a box and the last one; it returns the objects that no later
     row can change. Those that reach into the next row of tiles, and those that depend on them, wait, so memory is a
     strip. The result equals suppression over the whole scene at once, for objects no larger than the overlap; the
-    first larger one is warned about. affine: pixels of the scene to map coordinates      same_iou: of the head
+    first larger one is warned about. affine: pixels of the map to map coordinates      same_iou: of the head
     """
 
     def __init__(self, rows: Axis, columns: Axis, affine: Affine, *, same_iou: float) -> None:
@@ -135,7 +136,7 @@ class VectorMosaic:
 
 
 def _edges(axis: Axis, length: int) -> list[float]:
-    """Where the cores along an axis begin and end; the last one with the scene."""
+    """Where the cores along an axis begin and end; the last one with the map."""
     return [0.0, *((before + axis.size + after) / 2 for before, after in pairwise(axis.starts)), float(length)]
 
 

@@ -34,6 +34,8 @@ CUTS = {
     "520": "{size_m: 520, overlap: 0.31, batch: 1}", "360": "{size_m: 360, overlap: 0.44, batch: 16}",
     "whole": "{size_m: 4000, overlap: 0.25}",
 }  # fmt: skip
+AREA_PX = (52.0, 33.0, 131.0, 108.0)  # left, top, right, bottom
+AREA_CUTS = ("640", "400", "360")
 
 DRIVER = """
 import contextlib, io, json, sys
@@ -177,6 +179,10 @@ def home(tmp_path_factory):
     paint(home / "large/20210401.tif", [(60, 60, 30, 8, 0.5), (150, 100, 8, 8, 0), (30, 120, 8, 26, 0.1)], [0, 1, 0], [0.9, 0.8, 0.7])
     commands = [["write_bundle", home / "bundle"]]
     commands += [["predict", write_recipe(home, f"cut_{name}", tiles, f"cut_{name}/found.gpkg")] for name, tiles in CUTS.items()]
+    corners = [LEFT + 10 * AREA_PX[0], TOP - 10 * AREA_PX[3], LEFT + 10 * AREA_PX[2], TOP - 10 * AREA_PX[1]]
+    (home / "area.geojson").write_text(geopandas.GeoSeries([shapely.box(*corners)], crs=CRS).to_crs(4326).to_json())
+    more = f"area: {home}/area.geojson\nwrite: {{boxes: {{counts_m: 200}}}}"
+    commands += [["predict", write_recipe(home, f"area_{name}", CUTS[name], f"area_{name}/found.gpkg", more)] for name in AREA_CUTS]
     more = "write: {boxes: {min_score: 0.5, counts_m: 400}}"
     for end in ("gpkg", "parquet", "geojson"):
         commands.append(["predict", write_recipe(home, f"one_{end}", CUTS["400"], f"one/{end}.{end}", more)])
@@ -204,7 +210,7 @@ def home(tmp_path_factory):
     commands = [[str(part) for part in command] for command in commands]
     said = [json.loads(line) for line in run_python(library, DRIVER, json.dumps(commands)).splitlines()]
     names = [Path(command[1]).stem for command in commands]
-    names[len(CUTS) + 4], names[-3:] = "one_gpkg_again", ["bare", "bare_mosaic", "in_pieces"]
+    names[len(CUTS) + len(AREA_CUTS) + 4], names[-3:] = "one_gpkg_again", ["bare", "bare_mosaic", "in_pieces"]
     runs = dict(zip(names, said, strict=True))
     return home, polygons, kinds, scores, runs
 
@@ -236,6 +242,24 @@ def test_every_painted_object_comes_once_and_in_its_place(home, name):
     np.testing.assert_allclose(frame["score"], scores[which], atol=1e-6)
     names = {"found.gpkg", "found.stac.json", "found.recipe.yaml", "found.environment.json"}
     assert {path.name for path in (folder / f"cut_{name}").iterdir()} == names
+
+
+@pytest.mark.parametrize("name", AREA_CUTS)
+def test_of_an_area_come_the_objects_whose_centre_lies_in_it(home, name):
+    folder, polygons, *_, runs = home
+    assert runs[f"area_{name}"]["code"] == 0, runs[f"area_{name}"]
+    left, top, right, bottom = AREA_PX
+    x, y = (shapely.get_x(shapely.centroid(polygons)) - LEFT) / 10, (TOP - shapely.get_y(shapely.centroid(polygons))) / 10
+    assert min(np.abs(x - left).min(), np.abs(x - right).min(), np.abs(y - top).min(), np.abs(y - bottom).min()) > 0.1
+    inside = (x > left) & (x < right) & (y > top) & (y < bottom)
+    assert 5 < inside.sum() < len(polygons) / 2
+    frame = read(folder / f"area_{name}/found.gpkg")
+    match(frame, polygons[inside])
+    with rasterio.open(folder / f"area_{name}/found_counts.tif") as file:
+        counts, (across, down) = file.read(masked=True), ~file.transform * (LEFT + 10 * x[inside], TOP - 10 * y[inside])
+    assert counts.shape == (2, 4, 4) and not counts.mask.any()
+    expected = np.histogram2d(down, across, [np.arange(5)] * 2)[0]
+    np.testing.assert_array_equal(counts.sum(axis=0), expected)
 
 
 def test_a_bundle_and_a_scene_are_enough(home):
