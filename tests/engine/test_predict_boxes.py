@@ -34,6 +34,7 @@ CUTS = {
     "520": "{size_m: 520, overlap: 0.31, batch: 1}", "360": "{size_m: 360, overlap: 0.44, batch: 16}",
     "whole": "{size_m: 4000, overlap: 0.25}",
 }  # fmt: skip
+ENDS = ("gpkg", "parquet", "geojson")
 AREA_PX = (52.0, 33.0, 131.0, 108.0)  # left, top, right, bottom
 AREA_CUTS = ("640", "400", "360")
 
@@ -79,7 +80,20 @@ def in_pieces():
     print(len(parts.finished()))
     prediction.write(output, digest(recipe))
 
-OWN = {"write_bundle": write_bundle, "in_pieces": in_pieces}
+def resumed_in_ranks():
+    '''Two rows of tiles are there already, the others are computed by two processes.'''
+    from skysense_cli.engine.assemble import load_bundle
+    from skysense_cli.engine.parts import Parts
+    from skysense_cli.engine.predict_map import open_prediction
+    from skysense_cli.recipe.load import load_recipe
+    from skysense_cli.recipe.resolved import digest
+    recipe, output = load_recipe(Path(sys.argv[2]), "predict", ()), Path(sys.argv[3])
+    prediction, parts = open_prediction(recipe, load_bundle(recipe.bundle, "cpu")), Parts(output)
+    parts.begin(prediction.state(digest(recipe)))
+    prediction.compute(parts, range(2, 4))
+    prediction.write(output, digest(recipe), ranks=2)
+
+OWN = {"write_bundle": write_bundle, "in_pieces": in_pieces, "resumed_in_ranks": resumed_in_ranks}
 for args in json.loads(sys.argv[1]):
     sys.argv[1:], out, err, code = args, io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -184,11 +198,11 @@ def home(tmp_path_factory):
     more = f"area: {home}/area.geojson\nwrite: {{boxes: {{counts_m: 200}}}}"
     commands += [["predict", write_recipe(home, f"area_{name}", CUTS[name], f"area_{name}/found.gpkg", more)] for name in AREA_CUTS]
     more = "write: {boxes: {min_score: 0.5, counts_m: 400}}"
-    for end in ("gpkg", "parquet", "geojson"):
+    for end in ENDS:
         commands.append(["predict", write_recipe(home, f"one_{end}", CUTS["400"], f"one/{end}.{end}", more)])
     commands += [
         ["predict", home / "one_gpkg.yaml"],
-        ["predict", write_recipe(home, "two_gpkg", CUTS["400"], "two/gpkg.gpkg", more), "--ranks", "2"],
+        *(["predict", write_recipe(home, f"two_{end}", CUTS["400"], f"two/{end}.{end}", more), "--ranks", "2"] for end in ENDS),
         ["predict", write_recipe(home, "large", CUTS["640"], "large.gpkg", scene="large")],
         ["predict", write_recipe(home, "bad_name", CUTS["640"], "made.tif")],
         ["predict", write_recipe(home, "bad_flips", "{flips: true}", "made.gpkg")],
@@ -205,18 +219,26 @@ def home(tmp_path_factory):
             "--mosaic",
             "feather",
         ],
-        ["in_pieces", home / "one_gpkg.yaml", home / "three/gpkg.gpkg"],
+        *(["in_pieces", home / f"one_{end}.yaml", home / f"three/{end}.{end}"] for end in ENDS),
+        ["resumed_in_ranks", home / "one_parquet.yaml", home / "four/parquet.parquet"],
     ]
     commands = [[str(part) for part in command] for command in commands]
     said = [json.loads(line) for line in run_python(library, DRIVER, json.dumps(commands)).splitlines()]
     names = [Path(command[1]).stem for command in commands]
-    names[len(CUTS) + len(AREA_CUTS) + 4], names[-3:] = "one_gpkg_again", ["bare", "bare_mosaic", "in_pieces"]
+    names[len(CUTS) + len(AREA_CUTS) + 4] = "one_gpkg_again"
+    names[-6:] = ["bare", "bare_mosaic", *(f"three_{end}" for end in ENDS), "four_parquet"]
     runs = dict(zip(names, said, strict=True))
     return home, polygons, kinds, scores, runs
 
 
 def read(path):
     return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+
+
+def assert_same_bytes(folder, other, end):
+    """What one process wrote at once is what another run wrote: objects, counts and what lies beside them."""
+    for name in (f"{end}.{end}", f"{end}_counts.tif", f"{end}.stac.json"):
+        assert (folder / "one" / name).read_bytes() == (folder / other / name).read_bytes(), name
 
 
 def match(frame, polygons):
@@ -269,21 +291,27 @@ def test_a_bundle_and_a_scene_are_enough(home):
     assert runs["bare_mosaic"]["code"] == 2 and "--mosaic puts maps together" in runs["bare_mosaic"]["err"]
 
 
-def test_two_ranks_write_the_bytes_of_one_process(home):
+@pytest.mark.parametrize("end", ENDS)
+def test_two_ranks_write_the_bytes_of_one_process(home, end):
     folder, *_, runs = home
-    assert runs["one_gpkg"]["code"] == runs["two_gpkg"]["code"] == 0, runs["two_gpkg"]
-    for name in ("gpkg.gpkg", "gpkg_counts.tif", "gpkg.stac.json"):
-        assert (folder / "one" / name).read_bytes() == (folder / "two" / name).read_bytes()
+    assert runs[f"one_{end}"]["code"] == runs[f"two_{end}"]["code"] == 0, runs[f"two_{end}"]
+    assert_same_bytes(folder, "two", end)
 
 
-def test_pieces_of_strips_and_a_run_that_goes_on_change_no_byte(home):
+@pytest.mark.parametrize("end", ENDS)
+def test_pieces_of_strips_and_a_run_that_goes_on_change_no_byte(home, end):
     folder, *_, runs = home
-    assert runs["in_pieces"] == {"code": 0, "out": "6\n", "err": runs["in_pieces"]["err"]}
-    for name in ("gpkg.gpkg", "gpkg_counts.tif", "gpkg.stac.json"):
-        assert (folder / "one" / name).read_bytes() == (folder / "three" / name).read_bytes()
+    assert runs[f"three_{end}"] == {"code": 0, "out": "6\n", "err": runs[f"three_{end}"]["err"]}
+    assert_same_bytes(folder, "three", end)
 
 
-@pytest.mark.parametrize("end", ["gpkg", "parquet", "geojson"])
+def test_a_run_that_goes_on_in_ranks_changes_no_byte(home):
+    folder, *_, runs = home
+    assert runs["four_parquet"]["code"] == 0, runs["four_parquet"]
+    assert_same_bytes(folder, "four", "parquet")
+
+
+@pytest.mark.parametrize("end", ENDS)
 def test_files_say_from_what_they_are_made(home, end):
     tags = read_tags(home[0] / f"one/{end}.{end}")
     assert tags["SKYSENSE_SCENES_S2"] == "20210401" and tags["SKYSENSE_WHAT"] == "objects" and len(tags["SKYSENSE_BUNDLE_SHA256"]) == 64
