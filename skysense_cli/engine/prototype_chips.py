@@ -13,6 +13,7 @@ from skysense_cli.data import npz
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.sample import Series
 from skysense_cli.data.views import spread_dates
+from skysense_cli.engine.natural_colors import color_bands, limits_of, lit
 from skysense_cli.engine.prototype_samples import SampleCells
 from skysense_cli.engine.prototype_scenes import SceneCells
 from skysense_cli.engine.prototype_sheets import Source
@@ -22,9 +23,6 @@ LEAST_CELLS = 9  # where a cell holds many pixels
 READ_PX, CHIP_PX = 512, 96  # side as read, as shown
 BLOCK_PX = 1024  # chips that begin in one square of this side are read together
 DATES = 5  # of which the median is shown
-TRUE_COLORS = (("R", "G", "B"), ("B04", "B03", "B02"))
-STRETCH = (1, 99)  # percentiles over all chips that become black and white
-GAMMA = 0.7
 EMPTY = 235  # grey where no date sees the ground
 
 
@@ -110,45 +108,13 @@ class _Asked:
         return Chip(picture, self.bands, sensors.get(self.wanted.sensor).kind, x / size, y / height, 1 / size)
 
 
-def color_bands(inputs: dict[str, Input]) -> tuple[str, tuple[str, ...]]:
-    """(modality, the bands that are shown as red, green and blue): true colours if there are some, else what there is first."""
-    for bands in TRUE_COLORS:
-        for name, wanted in inputs.items():
-            if set(bands) <= set(wanted.bands):
-                return name, bands
-    name, wanted = next(iter(inputs.items()))
-    return name, (wanted.bands * 3)[:3] if len(wanted.bands) != 2 else (wanted.bands[0], wanted.bands[1], wanted.bands[0])
-
-
 def stretched(chips: Sequence[Chip]) -> list[np.ndarray]:
-    """Display colours (h, w, 3) uint8, all chips of a kind alike; photographs as they are.
-
-    Reflectance: each band begins at its own dark end, which takes out haze, and all bands reach equally far, which keeps
-    colours natural. Radar: each band from its own dark to its own bright end.
-    """
-    limits = {look: _limits(look[0], [chip for chip in chips if (chip.kind, chip.bands) == look]) for look in _looks(chips)}
-    found = []
-    for chip in chips:
-        low, reach = limits[chip.kind, chip.bands]
-        share = np.clip((chip.pixels - low) / reach, 0, 1)
-        lit = np.nan_to_num(share) ** (GAMMA if chip.kind == "optical" else 1)
-        found.append(np.where(np.isnan(share), EMPTY, np.round(255 * lit)).astype(np.uint8))
-    return found
-
-
-def _looks(chips: Sequence[Chip]) -> set[tuple[str, tuple[str, ...]]]:
-    return {(chip.kind, chip.bands) for chip in chips}
-
-
-def _limits(kind: str, chips: Sequence[Chip]) -> tuple[np.ndarray, np.ndarray]:
-    """What is black, and how far from it white is; each (3,)."""
-    values = np.concatenate([chip.pixels.reshape(-1, 3) for chip in chips])
-    values = values[~np.isnan(values).any(axis=1)]
-    if kind == "rgb" or not len(values):
-        return np.zeros(3), np.full(3, 255.0)
-    low, high = np.percentile(values, STRETCH, axis=0)
-    reach = np.maximum(high - low, 1e-6)
-    return low, np.full(3, reach.max()) if kind == "optical" else reach
+    """Display colours (h, w, 3) uint8, all chips of a kind alike."""
+    limits = {}
+    for kind, bands in {(chip.kind, chip.bands) for chip in chips}:
+        alike = [chip.pixels.reshape(-1, 3) for chip in chips if (chip.kind, chip.bands) == (kind, bands)]
+        limits[kind, bands] = limits_of(kind, np.concatenate(alike))
+    return [lit(chip.kind, chip.pixels, limits[chip.kind, chip.bands], EMPTY) for chip in chips]
 
 
 def _inside(place: int, side: int, length: int) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from skysense_cli import sensors
 from skysense_cli.data.dataset import Input
 from skysense_cli.engine import prototype_chips
 from skysense_cli.engine.assemble import load_bundle
-from skysense_cli.engine.prototype_chips import CHIP_CELLS, Chip, color_bands, cut, stretched
+from skysense_cli.engine.natural_colors import color_bands
+from skysense_cli.engine.prototype_chips import CHIP_CELLS, Chip, cut, stretched
 from skysense_cli.engine.prototype_job import open_prototypes
 from skysense_cli.recipe.load import bind_recipe
 
