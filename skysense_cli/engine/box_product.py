@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from skysense_cli import console
+from skysense_cli import console, sensors
 from skysense_cli.core.batch import Batch
 from skysense_cli.core.heads import Found, Head
 from skysense_cli.engine import memory
 from skysense_cli.engine.box_files import CellCounts, seen_cells, write_objects
+from skysense_cli.engine.map_files import colors_of, title_of
 from skysense_cli.engine.memory import fitted, needs
+from skysense_cli.engine.natural_colors import color_bands
+from skysense_cli.engine.object_picture import ObjectPicture
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import TileDone, compute, steps_abreast
 from skysense_cli.engine.scene_job import SceneJob
+from skysense_cli.engine.scene_picture import LookedAt
 from skysense_cli.engine.stac_item import write_item
 from skysense_cli.engine.tiling import Window
 from skysense_cli.engine.vector_mosaic import Claimed, Cores, Objects, VectorMosaic
@@ -79,15 +83,16 @@ class BoxProduct:
     def _strips(self, rows: range) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         job, plan = self.job, self.job.plan
         cores = Cores(*plan.axes_px, plan.shape)
-        claimed: list[Claimed] = []
-        for event in compute(self._forward, job.to_batch, job.scene, plan, rows, abreast=steps_abreast(job.bundle.device)):
+        scene, claimed = LookedAt(job), list[Claimed]()
+        for event in compute(self._forward, job.to_batch, scene, plan, rows, abreast=steps_abreast(job.bundle.device)):
             if event.window.row not in rows:
                 continue
             if isinstance(event, TileDone):
                 if event.result is not None:
                     claimed.append(self._wanted(cores.claim(event.window.row, event.column, event.result)))
                 continue
-            yield event.window.name, self._arrays(Claimed.joined(claimed), event.window, event.valid)
+            arrays = self._arrays(Claimed.joined(claimed), event.window, event.valid)
+            yield event.window.name, {**arrays, "picture": scene.take(event.window, event.valid)}
             claimed = []
 
     def _forward(self, batch: Batch, size: tuple[int, int]) -> list[Found]:
@@ -116,7 +121,7 @@ class BoxProduct:
 
 @dataclass(frozen=True, eq=False)
 class BoxFiles:
-    """The file of objects at `path`; beside it `<stem>_counts.tif`, if asked for, and the STAC item."""
+    """The file of objects at `path`; beside it `<stem>_counts.tif`, if asked for, a preview and the STAC item."""
 
     job: SceneJob
     path: Path
@@ -130,7 +135,8 @@ class BoxFiles:
 
     def all(self) -> list[Path]:
         """Every file, in the order in which they appear."""
-        return [self.path, *([self.counts] if self.counts_m is not None else []), self.path.with_suffix(".stac.json")]
+        beside = [self.path.with_suffix(end) for end in (".png", ".stac.json")]
+        return [self.path, *([self.counts] if self.counts_m is not None else []), *beside]
 
     def differences(self) -> list[str] | None:
         """The tags by which the files that are there were made from something else; None when files are missing."""
@@ -147,30 +153,38 @@ class BoxFiles:
         """Write all files from the finished strips, each whole or not at all; returns lines for the user."""
         job, classes = self.job, self.job.bundle.classes
         counts = CellCounts.over(job.plan.shape, len(classes), self.counts_m, job.gsd_m) if self.counts_m is not None else None
-        lines = write_objects(self.path, job.grid, classes, self._objects(parts, windows, counts), self.tags)
+        shown = sensors.get(job.inputs[color_bands(job.inputs)[0]].sensor)
+        picture = ObjectPicture(job.plan.shape, job.grid.affine, shown.kind, len(classes))
+        lines = write_objects(self.path, job.grid, classes, self._objects(parts, windows, counts, picture), self.tags)
         if counts is not None:
             lines += counts.write(self.counts, job.grid, classes, self.tags)
+        preview = self.path.with_suffix(".png")
+        picture.save(preview, classes, colors_of(job.bundle), title_of(self.path, self.tags))
         write_item(self.path.with_suffix(".stac.json"), job, {"counts": self.counts} if counts else {}, self.tags, {"objects": self.path})
-        return lines
+        return [*lines, f"preview: {preview}"]
 
-    def _objects(self, parts: Parts, windows: Sequence[Window], counts: CellCounts | None) -> Iterator[Objects]:
+    def _objects(self, parts: Parts, windows: Sequence[Window], counts: CellCounts | None, picture: ObjectPicture) -> Iterator[Objects]:
         head, (rows, columns) = cast(Head, self.job.bundle.head), self.job.plan.axes_px
         mosaic = VectorMosaic(rows, columns, self.job.grid.affine, same_iou=head.same_iou)
-        strips = zip(windows, parts.take(window.name for window in windows), strict=True)
         last = len(rows.starts) - 1
-        for row, claimed in itertools.chain(_by_row(strips, counts), [(last, Claimed.joined([]))]):
+        for row, claimed in itertools.chain(self._claimed(parts, windows, counts, picture), [(last, Claimed.joined([]))]):
             objects = mosaic.add_row(row, claimed)
+            picture.add(objects)
             if counts is not None:
                 counts.add(objects)
             yield objects
 
-
-def _by_row(strips: Iterable[tuple[Window, tuple[str, dict[str, np.ndarray]]]], counts: CellCounts | None) -> Iterator[tuple[int, Claimed]]:
-    """(row of tiles, what it claims)."""
-    for row, group in itertools.groupby(strips, key=lambda strip: strip[0].row):
-        claimed = []
-        for _, (_, arrays) in group:
-            if counts is not None:
-                counts.seen[tuple(arrays.pop("seen").T)] = True
-            claimed.append(Claimed(**arrays))
-        yield row, Claimed.joined(claimed)
+    def _claimed(
+        self, parts: Parts, windows: Sequence[Window], counts: CellCounts | None, picture: ObjectPicture
+    ) -> Iterator[tuple[int, Claimed]]:  # fmt: skip
+        """(row of tiles, what it claims)."""
+        strips = zip(windows, parts.take(window.name for window in windows), strict=True)
+        for row, group in itertools.groupby(strips, key=lambda strip: strip[0].row):
+            claimed = []
+            for window, (_, arrays) in group:
+                rows, columns = self.job.plan.pixels(window)
+                picture.scene.put_few(arrays.pop("picture"), rows.start, columns.start)
+                if counts is not None:
+                    counts.seen[tuple(arrays.pop("seen").T)] = True
+                claimed.append(Claimed(**arrays))
+            yield row, Claimed.joined(claimed)

@@ -129,7 +129,7 @@ class MapFiles:
         """Legend and preview of one map."""
         path, picture = self.raster(kind), looked.reduced.picture
         preview = path.with_suffix(".png")
-        title = f"{path.stem}, simulated data" if "SIMULATED" in self.tags else path.stem
+        title = title_of(path, self.tags)
         if kind.what == "class":
             colors, total = colors_of(self.job.bundle), max(int(looked.counts.sum()), 1)
             legend = [
@@ -167,12 +167,9 @@ class _Looked:
             self.counts += np.bincount(first[valid], minlength=len(self.counts))
             self.reduced.put(first, top, left)
             return
-        step = self.reduced.step  # before anything is computed
-        few = np.s_[-top % step :: step, -left % step :: step]
+        few = self.reduced.few(top, left)  # before anything is computed
         shown = pixels[:, *few].max(axis=0) if self.kind.what == "probability" else first[few]
-        values = np.full(first.shape, np.nan, np.float32)
-        values[few] = np.where(valid[few], shown * np.float32(self.kind.scale), np.nan)
-        self.reduced.put(values, top, left)
+        self.reduced.put_few(np.where(valid[few], shown * np.float32(self.kind.scale), np.float32(np.nan)), top, left)
 
 
 def maps_of(bundle: LoadedBundle, kinds: Sequence[What], precision: Literal["uint8", "float32"]) -> tuple[ScoreMap, ...]:
@@ -182,6 +179,11 @@ def maps_of(bundle: LoadedBundle, kinds: Sequence[What], precision: Literal["uin
         gives, say = ("values", "value") if values else ("scores of classes", "class, confidence ...")
         raise RecipeError(f"predict: write.what is {wrong[0]}, but the head of {bundle.path} gives {gives}; say write.what: {say}")
     return tuple(ScoreMap(kind, bundle.classes, precision) for kind in kinds)
+
+
+def title_of(path: Path, tags: Mapping[str, str]) -> str:
+    """What stands above the picture of a file."""
+    return f"{path.stem}, simulated data" if "SIMULATED" in tags else path.stem
 
 
 def colors_of(bundle: LoadedBundle) -> list[Color]:

@@ -46,10 +46,17 @@ class Reduced:
 
     def put(self, pixels: np.ndarray, top: int, left: int) -> None:
         """Take the pixels (n, w) or (n, w, channels) that begin at `top` and `left`."""
+        self.put_few(pixels[self.few(top, left)], top, left)
+
+    def few(self, top: int, left: int) -> tuple[slice, slice]:
+        """Which pixels of a piece that begins at `top` and `left` the picture shows."""
+        return slice(-top % self.step, None, self.step), slice(-left % self.step, None, self.step)
+
+    def put_few(self, few: np.ndarray, top: int, left: int) -> None:
+        """Take what `few` chose of the piece that begins at `top` and `left`."""
         if self._picture is None:
             sides = [-(-side // self.step) for side in self.shape]
-            self._picture = np.full((*sides, *pixels.shape[2:]), self.empty, pixels.dtype)
-        few = pixels[-top % self.step :: self.step, -left % self.step :: self.step]
+            self._picture = np.full((*sides, *few.shape[2:]), self.empty, few.dtype)
         top, left = -(-top // self.step), -(-left // self.step)
         self._picture[top : top + few.shape[0], left : left + few.shape[1]] = few
 
@@ -61,11 +68,17 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a legend. share: of the map's pixels with data."""
+    """A line of a legend. share: of the map's pixels with data, or of all objects      count: of objects, shown in place of the share"""
 
     label: str
     color: Color
     share: float
+    count: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The line."""
+        return f"{self.label}  {self.share:.1%}" if self.count is None else f"{self.label}  {self.count:,}"
 
 
 def paint(numbers: np.ndarray, colors: dict[int, Color]) -> np.ndarray:
@@ -83,7 +96,7 @@ def save_classes(path: Path, picture: np.ndarray, legend: Sequence[Entry], title
     axes.imshow(picture, interpolation="nearest")
     shown = sorted(legend, key=lambda entry: -entry.share)[:LONGEST_LEGEND] if len(legend) > LONGEST_LEGEND else list(legend)
     marks = [Patch(facecolor="#{:02x}{:02x}{:02x}".format(*entry.color), edgecolor="0.4", linewidth=0.5) for entry in shown]
-    labels = [f"{entry.label}  {entry.share:.1%}" for entry in shown]
+    labels = [entry.text for entry in shown]
     if len(legend) > len(shown):
         marks.append(Patch(facecolor="none"))
         labels.append(f"and {len(legend) - len(shown)} more")

@@ -57,7 +57,7 @@ def item_of(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mappin
         "links": [],
         "assets": {what: _asset(raster, what) for what, raster in rasters.items()}
         | {what: _vector_asset(file, what) for what, file in vectors.items()}
-        | _pictures(rasters),
+        | _picture(path),
     }
     if geometry is not None:
         found["bbox"] = list(geometry.bounds)
@@ -109,8 +109,7 @@ def _file(path: Path) -> dict[str, Any]:
     return {"file:size": path.stat().st_size, "file:checksum": f"1220{sha256(path)}"}  # multihash: 12 sha2-256, 20 bytes 32
 
 
-def _pictures(rasters: Mapping[str, Path]) -> dict[str, Any]:
-    first = next(iter(rasters.values()), None)
-    if first is None or not first.with_suffix(".png").exists():
-        return {}
-    return {"preview": {"href": f"./{first.with_suffix('.png').name}", "type": "image/png", "roles": ["overview"]}}
+def _picture(path: Path) -> dict[str, Any]:
+    """The preview beside the item, if there is one."""
+    picture = path.with_name(path.name.removesuffix(".stac.json") + ".png")
+    return {"preview": {"href": f"./{picture.name}", "type": "image/png", "roles": ["overview"]}} if picture.exists() else {}

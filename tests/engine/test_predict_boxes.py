@@ -237,7 +237,7 @@ def read(path):
 
 def assert_same_bytes(folder, other, end):
     """What one process wrote at once is what another run wrote: objects, counts and what lies beside them."""
-    for name in (f"{end}.{end}", f"{end}_counts.tif", f"{end}.stac.json"):
+    for name in (f"{end}.{end}", f"{end}_counts.tif", f"{end}.png", f"{end}.stac.json"):
         assert (folder / "one" / name).read_bytes() == (folder / other / name).read_bytes(), name
 
 
@@ -262,7 +262,7 @@ def test_every_painted_object_comes_once_and_in_its_place(home, name):
     np.testing.assert_array_equal(frame["class_id"], kinds[which])
     assert frame["class"].tolist() == [CLASSES[kind] for kind in kinds[which]]
     np.testing.assert_allclose(frame["score"], scores[which], atol=1e-6)
-    names = {"found.gpkg", "found.stac.json", "found.recipe.yaml", "found.environment.json"}
+    names = {"found.gpkg", "found.png", "found.stac.json", "found.recipe.yaml", "found.environment.json"}
     assert {path.name for path in (folder / f"cut_{name}").iterdir()} == names
 
 
@@ -345,7 +345,8 @@ def test_the_item_beside_names_the_files(home):
     folder = home[0]
     item = json.loads((folder / "one/parquet.stac.json").read_text())
     assets = item["assets"]
-    assert set(assets) == {"objects", "counts"} and assets["objects"]["href"] == "./parquet.parquet"
+    assert set(assets) == {"objects", "counts", "preview"} and assets["preview"]["href"] == "./parquet.png"
+    assert assets["objects"]["href"] == "./parquet.parquet"
     assert assets["objects"]["type"] == "application/vnd.apache.parquet" and assets["objects"]["file:size"] > 1000
 
 
