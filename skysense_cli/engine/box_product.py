@@ -15,6 +15,7 @@ from skysense_cli.core.batch import Batch
 from skysense_cli.core.heads import Found, Head
 from skysense_cli.engine import memory
 from skysense_cli.engine.box_files import CellCounts, seen_cells, write_objects
+from skysense_cli.engine.flips import pooled
 from skysense_cli.engine.map_files import colors_of, title_of
 from skysense_cli.engine.memory import fitted, needs
 from skysense_cli.engine.natural_colors import color_bands
@@ -49,8 +50,6 @@ class BoxProduct:
             raise RecipeError(f"predict: output {recipe.output}: GeoJSON is in degrees of the globe, and the scene has no CRS; write .gpkg")
         if recipe.write.polygons is not None:
             raise RecipeError("predict: write.polygons is for class maps, this bundle finds objects")
-        if recipe.tiles.flips:
-            raise RecipeError("predict: tiles.flips is for maps, this bundle finds objects; leave it out")
         options = recipe.write.boxes or BoxesSection()
         if options.counts_m is not None:
             CellCounts.over(job.plan.shape, len(job.bundle.classes), options.counts_m, job.gsd_m)  # refused now, not at the end
@@ -84,7 +83,9 @@ class BoxProduct:
         job, plan = self.job, self.job.plan
         cores = Cores(*plan.axes_px, plan.shape)
         scene, claimed = LookedAt(job), list[Claimed]()
-        for event in compute(self._forward, job.to_batch, scene, plan, rows, abreast=steps_abreast(job.bundle.device)):
+        head = cast(Head, job.bundle.head)
+        find = pooled(self._found, same_iou=head.same_iou) if self.recipe.tiles.flips else self._found
+        for event in compute(find, job.to_batch, scene, plan, rows, abreast=steps_abreast(job.bundle.device)):
             if event.window.row not in rows:
                 continue
             if isinstance(event, TileDone):
@@ -95,7 +96,7 @@ class BoxProduct:
             yield event.window.name, {**arrays, "picture": scene.take(event.window, event.valid)}
             claimed = []
 
-    def _forward(self, batch: Batch, size: tuple[int, int]) -> list[Found]:
+    def _found(self, batch: Batch, size: tuple[int, int]) -> list[Found]:
         bundle = self.job.bundle
         head = cast(Head, bundle.head)
         return head.boxes(head(bundle.model(batch.to(bundle.device))), size)

@@ -32,7 +32,7 @@ OVERLAP = 16  # px, of all cuts
 CUTS = {
     "640": "{size_m: 640, overlap: 0.25, batch: 3}", "400": "{size_m: 400, overlap: 0.4, batch: 8}",
     "520": "{size_m: 520, overlap: 0.31, batch: 1}", "360": "{size_m: 360, overlap: 0.44, batch: 16}",
-    "whole": "{size_m: 4000, overlap: 0.25}",
+    "whole": "{size_m: 4000, overlap: 0.25}", "flips": "{size_m: 400, overlap: 0.4, batch: 8, flips: true}",
 }  # fmt: skip
 ENDS = ("gpkg", "parquet", "geojson")
 AREA_PX = (52.0, 33.0, 131.0, 108.0)  # left, top, right, bottom
@@ -136,9 +136,10 @@ def paint(path, boxes, kinds, scores):
             (offset[1] + 10) * 1000,
             kind,
             score * 10_000,
+            200 * (rows - rows.min()) + columns - columns.min(),
         ]
         for band, value in enumerate(values):
-            pixels[band, mask] = 2000 + round(value)
+            pixels[band, mask] = 2000 + np.round(value)
         polygons.append(shapely.affinity.affine_transform(shape, [10, 0, 0, -10, LEFT, TOP]))
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(path, "w", driver="GTiff", height=SHAPE[0], width=SHAPE[1], count=10, dtype="uint16", crs=CRS,
@@ -205,7 +206,6 @@ def home(tmp_path_factory):
         *(["predict", write_recipe(home, f"two_{end}", CUTS["400"], f"two/{end}.{end}", more), "--ranks", "2"] for end in ENDS),
         ["predict", write_recipe(home, "large", CUTS["640"], "large.gpkg", scene="large")],
         ["predict", write_recipe(home, "bad_name", CUTS["640"], "made.tif")],
-        ["predict", write_recipe(home, "bad_flips", "{flips: true}", "made.gpkg")],
         ["predict", write_recipe(home, "bad_polygons", CUTS["640"], "made.gpkg", "write: {polygons: {}}")],
         ["predict", write_recipe(home, "dry", CUTS["640"], "dry.gpkg"), "--dry-run"],
         ["predict", home / "bundle", home / "scene/20210401.tif", "--out", home / "bare"],
@@ -365,7 +365,6 @@ def test_what_does_not_go_with_boxes_is_refused(home):
     folder, *_, runs = home
     for name, message in {
         "bad_name": "made.tif: this bundle finds objects; give a name that ends in .gpkg, .parquet, .geojson",
-        "bad_flips": "tiles.flips is for maps, this bundle finds objects; leave it out",
         "bad_polygons": "write.polygons is for class maps, this bundle finds objects",
     }.items():
         assert runs[name]["code"] == 2 and message in runs[name]["err"], runs[name]

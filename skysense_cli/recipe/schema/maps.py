@@ -45,7 +45,7 @@ class TilesSection(Section):
 
 
 class PredictTilesSection(TilesSection):
-    """`flips`: scores averaged over the tile as it is and flipped three ways, at four times the work.
+    """`flips`: the tile as it is and flipped three ways, at four times the work: scores are averaged, of objects the best view stays.
     `max_memory`: for pixels and scores, beside program and model; strips that need more are cut into pieces."""
 
     flips: bool = False

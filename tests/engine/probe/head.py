@@ -1,8 +1,9 @@
 """A detector whose answers are known: it reads boxes that are painted into the bands of a Sentinel-2 scene.
 
 Bands of a painted pixel: number of the box, how many pixels it has, w, h, angle, from the mean of its pixels to its
-centre (x, y), class, score. Of a box that is cut by the tile's edge it says what a detector would: the box around
-what it sees.
+centre (x, y), class, score, and which row and column of the box the pixel is: so it sees that a tile is flipped, and says
+where the box lies on that. Of a box that is cut by the tile's edge it says what a detector would: the box around what it
+sees.
 """
 
 import torch
@@ -15,6 +16,7 @@ from skysense_cli.sensors.sentinel2_l2a import sensor
 
 ZERO = 2000  # what is added to the numbers; the ground has less
 W_H, ANGLE, OFFSET, SCORE = 64, 4000, 1000, 10_000  # counts of a pixel, a radian, a pixel, 1
+ROW = 200  # counts of a row of the box; a column has 1
 MEAN, STD = (torch.tensor(values).view(-1, 1, 1) for values in (sensor.mean, sensor.std))
 
 
@@ -40,8 +42,14 @@ class Probe(Head):
             y, x = (bands[0] == number).nonzero(as_tuple=True)
             _, count, w, h, angle, dx, dy, kind, score = (bands[:9, y[0], x[0]] - ZERO).tolist()
             if len(x) == count:
-                place = [x.double().mean().item() + 0.5 + dx / OFFSET - 10, y.double().mean().item() + 0.5 + dy / OFFSET - 10]
-                boxes.append([*place, w / W_H, h / W_H, angle / ANGLE - 4])
+                row, column = (bands[9, y, x] - ZERO) // ROW, (bands[9, y, x] - ZERO) % ROW
+                right = 1 if x[column.argmax()] > x[column.argmin()] else -1
+                down = 1 if y[row.argmax()] > y[row.argmin()] else -1
+                place = [
+                    x.double().mean().item() + 0.5 + right * (dx / OFFSET - 10),
+                    y.double().mean().item() + 0.5 + down * (dy / OFFSET - 10),
+                ]
+                boxes.append([*place, w / W_H, h / W_H, right * down * (angle / ANGLE - 4)])
             else:
                 left, right, top, bottom = x.min().item(), x.max().item() + 1, y.min().item(), y.max().item() + 1
                 boxes.append([(left + right) / 2, (top + bottom) / 2, right - left, bottom - top, 0.0])
