@@ -30,6 +30,10 @@ class BundleError(SkySenseError):
     """A checkpoint folder is damaged, incomplete or does not fit."""
 
 
+class DiskError(SkySenseError):
+    """The disk does not take a file: it is full, read-only, closed to this user, or the file is too large for it."""
+
+
 class TrainingError(SkySenseError):
     """Training cannot go on, e.g. the loss is not finite."""
 

@@ -20,10 +20,11 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 
-from skysense_cli.errors import GridError
+from skysense_cli.errors import DiskError, GridError, SkySenseError
 from skysense_cli.files import TEMPORARY, whole_file
 from skysense_cli.geo.cog_copy import copy_as_cog
 from skysense_cli.geo.opening import environment
+from skysense_cli.geo.written import surely_written
 
 BLOCK_PX = 512  # of the result; overviews go down to one block
 LEAST_BLOCK_PX = 128  # of maps with many bands: a block holds all of them
@@ -59,7 +60,7 @@ class Look:
 def write_geotiff(path: Path, pixels: np.ndarray, grid: GeoBox, *, nodata: float | None = None, colors: Colors | None = None,
                   names: Names | None = None, band_names: Sequence[str] | None = None, tags: Mapping[str, str] | None = None,
                   overviews: Overviews = "nearest", compress: Compression = "deflate", scale: float = 1.0) -> None:  # fmt: skip
-    """Write pixels (C, H, W) on `grid`; the options are the fields of `Look`. Raises GridError naming the file."""
+    """Write pixels (C, H, W) on `grid`; the options are the fields of `Look`. Raises GridError or DiskError naming the file."""
     look = Look(
         nodata=nodata, colors=colors, names=names, band_names=band_names, tags=tags, overviews=overviews, compress=compress, scale=scale
     )
@@ -73,6 +74,7 @@ class GeoTiffStream:
     Pieces go to an uncompressed `<path>.strips.tmp`, which is never resumed: a killed one opens
     without an error and reads zeros. Memory: GDAL's cache. Disk, for a while: map and strips.
     sparse: what is not written is nodata and takes no room; otherwise every pixel must be written
+    Raises DiskError that names the file for what the disk does not take.
     """
 
     def __init__(self, path: Path, grid: GeoBox, count: int, dtype: str, look: Look, *, sparse: bool = False) -> None:
@@ -107,7 +109,8 @@ class GeoTiffStream:
                 f"the map has {self.count} bands of {self.dtype}, {self.grid.shape[1]} wide"
             )
         try:
-            self._dataset.write(pixels, window=Window(column, row, width, height))
+            with surely_written():
+                self._dataset.write(pixels, window=Window(column, row, width, height))
         except (RasterioError, OSError) as error:
             raise self._failure(error) from error
         self._columns[row : row + height] += width
@@ -117,11 +120,13 @@ class GeoTiffStream:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._stack:
             try:
-                self._dataset.close()
+                with surely_written():
+                    self._dataset.close()
                 if kind is None:
                     self._finish()
             except (RasterioError, OSError) as problem:
-                raise self._failure(problem) from problem
+                if kind is None:  # else what is on its way says more
+                    raise self._failure(problem) from problem
             finally:
                 self._strips.unlink(missing_ok=True)
 
@@ -154,7 +159,7 @@ class GeoTiffStream:
             raise ValueError(f"{self.path}: rows from {int(np.argmin(self._columns == width))} on were not all written")
         pixels = int(self._blocks.sum()) * STRIP_BLOCK_PX**2 if self.sparse else height * width
         if self._strips.stat().st_size < pixels * self.count * self.dtype.itemsize:
-            raise GridError(f"{self.path}: cannot be written in full; is the disk full?")
+            raise DiskError(f"{self.path}: cannot be written in full; is the disk full?")
         factors: list[int] = []
         while self.look.overviews == "mode" and max(self.grid.shape) > BLOCK_PX << len(factors):
             factors.append(2 << len(factors))
@@ -193,10 +198,13 @@ class GeoTiffStream:
             block //= 2
         return block
 
-    def _failure(self, error: BaseException) -> GridError:
+    def _failure(self, error: BaseException) -> SkySenseError:
+        if isinstance(error, ValueError):
+            return GridError(f"{self.path}: cannot be written ({error})")
+        if isinstance(error, OSError) and error.strerror:
+            return DiskError(f"{self.path}: cannot be written ({error.strerror})")
         cause = str(error.__cause__ or error).rstrip(".")
-        hint = "; is the disk full?" if isinstance(error, RasterioError) else ""
-        return GridError(f"{self.path}: cannot be written ({cause}{hint})")
+        return DiskError(f"{self.path}: cannot be written ({cause}; is the disk full?)")
 
 
 def class_names(tags: Mapping[str, str]) -> dict[int, str]:

@@ -21,7 +21,7 @@ import pyogrio
 import pyogrio.errors
 import shapely
 
-from skysense_cli.errors import GridError
+from skysense_cli.errors import DiskError, GridError
 from skysense_cli.files import whole_file
 from skysense_cli.geo.crs import understood
 from skysense_cli.geo.outlines import on_globe
@@ -37,6 +37,7 @@ PROBLEMS = (
     OSError, pyarrow.ArrowException, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FeatureError,
     pyogrio.errors.FieldError, pyogrio.errors.GeometryError,
 )  # fmt: skip
+OF_FEATURES = pyogrio.errors.FieldError, pyogrio.errors.GeometryError  # the others say that the file cannot be written
 
 Values = Mapping[str, np.ndarray]  # column -> one value per feature: text (object), whole numbers or floats
 
@@ -54,7 +55,7 @@ class VectorStream:
     columns: name -> numpy dtype, "object" for text; the same of every feature
     layer: name of the table in a GeoPackage      tags: what `read_tags` finds again
     `count` is the number of features so far, `parts` that of the features cut in two at the antimeridian.
-    Raises GridError that names the file.
+    Raises GridError that names the file, DiskError for what the disk does not take.
     """
 
     def __init__(self, path: Path, crs: str, columns: Mapping[str, str], layer: str, tags: Mapping[str, str] | None = None) -> None:
@@ -107,7 +108,9 @@ class VectorStream:
         try:
             yield
         except PROBLEMS as problem:
-            raise GridError(f"{self.path}: cannot be written ({str(problem)[:200]})") from problem
+            kind = GridError if isinstance(problem, OF_FEATURES) else DiskError
+            reason = " ".join(str(problem).split())[:200]
+            raise kind(f"{self.path}: cannot be written ({reason})") from problem
 
 
 class _GeoPackage:

@@ -1,6 +1,7 @@
 """Rasters out."""
 
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
-from skysense_cli.errors import GridError
+from skysense_cli.errors import DiskError, GridError
+from skysense_cli.geo import cog_copy
 from skysense_cli.geo.cog import GeoTiffStream, Look, class_names, write_geotiff, write_preview
 from skysense_cli.geo.grid import make_grid
 from skysense_cli.geo.raster import describe, read_on_grid
@@ -141,6 +143,22 @@ def test_a_failure_leaves_the_old_map_and_no_partial_one(tmp_path):
         with pytest.raises(error, match=words):
             stop_early(path, error if error is RuntimeError else None)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["map.tif"]
+
+
+@pytest.mark.parametrize("small", [cog_copy.SMALL, 0])  # the last step is done here, or by a child
+@pytest.mark.parametrize("limit", [100_000, 263_000, 280_000, 310_000])
+def test_a_map_that_the_disk_does_not_take_is_never_a_cut_off_one(tmp_path, monkeypatch, capfd, small, limit):
+    """262,144 bytes as strips; as a COG noise takes as much, and its overview a quarter of it."""
+    monkeypatch.setattr(cog_copy, "SMALL", small)
+    noise = np.random.default_rng(0).integers(0, 255, (1, 512, 512)).astype(np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(DiskError, match=r"map\.tif: cannot be written \(File too large"):
+            write_geotiff(tmp_path / "map.tif", noise, grid_of(512, 512))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == [] and capfd.readouterr().err == ""
 
 
 def test_mistakes_are_refused_by_name(tmp_path):

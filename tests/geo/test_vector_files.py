@@ -206,10 +206,10 @@ sys.path.insert(0, {tests!r})
 import test_vector_files as own
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-from skysense_cli.errors import GridError
+from skysense_cli.errors import DiskError
 try:
     own.write(Path({path!r}), own.squares(5000), own.values(5000))
-except GridError as error:
+except DiskError as error:
     print(error)
 """
 
