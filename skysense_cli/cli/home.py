@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from skysense_cli import __version__, console
 from skysense_cli.cli.options import Options
-from skysense_cli.errors import SkySenseError
-from skysense_cli.files import TEMPORARY, write_text
+from skysense_cli.errors import DiskError, SkySenseError
+from skysense_cli.files import AGAIN, TEMPORARY, disk_error, write_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -56,7 +56,8 @@ def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]
 
     Raises OutputError when another command is writing there, when it was made with another recipe (naming the
     keys that differ), or when it holds files that are not skysense's. With `overwrite` what another recipe left
-    is removed; a folder that is not skysense's never is.
+    is removed; a folder that is not skysense's never is. Raises DiskError for what the disk does not take in the block;
+    then nothing is left unless something was there before or is finished.
     """
     from skysense_cli.geo.opening import UnreadableError
     from skysense_cli.recipe import resolved
@@ -66,14 +67,21 @@ def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]
         here = Path(output.name) if place.single else Path(".")  # equal runs leave equal files, wherever they are
         text = resolved.to_yaml(recipe.model_copy(update={"output": here}))
         resumed = place.check(recipe, overwrite=options.overwrite)
-        write_text(place.environment, json.dumps(environment(recipe), indent=2, sort_keys=True) + "\n")
-        write_text(place.recipe, text)
         try:
+            write_text(place.environment, json.dumps(environment(recipe), indent=2, sort_keys=True) + "\n")
+            write_text(place.recipe, text)
             yield Home(output, resolved.digest(recipe), resumed)
         except UnreadableError:  # a damaged scene gives no map however often one tries, so nothing of it is kept
             if place.single and not resumed and not output.exists():
                 place.empty()
             raise
+        except (DiskError, OSError) as error:
+            told = error if isinstance(error, DiskError) else disk_error(error)
+            if told is not None and not resumed and not place.holds_work():
+                place.empty()
+            if told is None or told is error:
+                raise
+            raise DiskError(f"{told}; {AGAIN}") from error
 
 
 def environment(recipe: "BaseModel") -> dict[str, Any]:
@@ -128,19 +136,21 @@ class _Place:
         return False
 
     def _refuse_strangers(self) -> None:
-        ours = {self.recipe.name, self.environment.name, self.lock.name, self.recipe.name + TEMPORARY, self.environment.name + TEMPORARY}
-        if self.single:
-            taken = self.output.exists()
-        else:
-            taken = any(entry.name not in ours for entry in self.output.iterdir())
-        if taken:
+        if self.output.exists() if self.single else self.holds_work():
             raise OutputError(f"{self.output} exists and has no {self.recipe.name}, so it is not skysense's; choose another --out")
+
+    def holds_work(self) -> bool:
+        """Whether anything is there but recipe, environment and lock."""
+        if self.single:
+            return any(path.exists() for path in (self.output, *self._unfinished()))
+        ours = {self.recipe.name, self.environment.name, self.lock.name, self.recipe.name + TEMPORARY, self.environment.name + TEMPORARY}
+        return any(entry.name not in ours for entry in self.output.iterdir())
 
     def empty(self) -> None:
         """Remove what is ours."""
         if self.single:
-            for unfinished in ("parts", "scenes"):  # of a run that did not end: strips of a map, maps of a mosaic
-                shutil.rmtree(self.output.with_name(f".{self.output.name}.{unfinished}"), ignore_errors=True)
+            for unfinished in self._unfinished():
+                shutil.rmtree(unfinished, ignore_errors=True)
             for path in (*self._beside(), self.output, self.environment, self.recipe):
                 path.unlink(missing_ok=True)
             return
@@ -152,7 +162,11 @@ class _Place:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        self.recipe.unlink()  # last: a kill on the way leaves a folder that is still known as ours
+        self.recipe.unlink(missing_ok=True)  # last: a kill on the way leaves a folder that is still known as ours
+
+    def _unfinished(self) -> list[Path]:
+        """Folders of a run of `predict` that did not end: strips of a map, maps of a mosaic."""
+        return [self.output.with_name(f".{self.output.name}.{what}") for what in ("parts", "scenes")]
 
     def _beside(self) -> "Iterator[Path]":
         """What `predict` writes beside its map."""
@@ -169,24 +183,42 @@ class _Place:
 
 @contextmanager
 def _locked(lock: Path, output: Path) -> Iterator[None]:
-    """Hold `lock` for this process; the system frees it when the process dies, however it does."""
+    """Hold `lock` for this process; the system frees it when the process dies, however it does.
+
+    Folders that are made for it are removed again when nothing is left in them.
+    """
+    made = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_lock(lock)
     except BlockingIOError:
         raise OutputError(f"{output} is being written by another skysense command; wait for it, or choose another --out") from None
     except OSError as error:
+        _remove_empty(made)
         raise OutputError(f"output {output}: cannot be written ({error.strerror or error})") from error
     try:
         yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
+        _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those that hold nothing, from the innermost outwards."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def _open_lock(lock: Path) -> int:
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError:
+            if lock.parent.exists():
+                raise
+            continue  # another command found the folder empty and removed it between our two calls
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if lock.exists() and os.fstat(descriptor).st_ino == lock.stat().st_ino:

@@ -5,7 +5,6 @@
 """
 
 import atexit
-import errno
 import os
 import signal
 import sys
@@ -32,8 +31,7 @@ from skysense_cli.cli import (
     weights,
 )
 from skysense_cli.errors import SkySenseError, SkySenseWarning
-
-NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of the user's disk, not bugs
+from skysense_cli.files import AGAIN, disk_error
 
 app = typer.Typer(
     name="skysense", rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True,
@@ -87,11 +85,11 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in NOT_WRITTEN or debug:
+        told = disk_error(error)
+        if told is None or debug:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        console.fail(f"{place}cannot be written ({error.strerror}); free or choose another disk and run the same command again")
-        sys.exit(SkySenseError.exit_code)
+        console.fail(f"{told}; {AGAIN}")
+        sys.exit(told.exit_code)
 
 
 def _terminate(number: int, frame: Any) -> None:

@@ -22,6 +22,7 @@ from skysense_cli.engine.natural_colors import color_bands
 from skysense_cli.engine.object_picture import ObjectPicture
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import TileDone, compute, steps_abreast
+from skysense_cli.engine.room import Room
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.scene_picture import LookedAt
 from skysense_cli.engine.stac_item import write_item
@@ -65,6 +66,10 @@ class BoxProduct:
         whole = f"up to {min(overlaps)} px ({min(overlaps) * pixel:g} in map units), the overlap of tiles" if overlaps else "of any size"
         held = needs(plan, job.scene.channels, 0, 0, steps_abreast(job.bundle.device))
         return [("objects found whole", whole), *memory.lines(plan, held, 0, self.recipe.tiles.max_memory)[:-1]]
+
+    def room(self, missing: Sequence[Window]) -> Room:
+        """None for certain: how many objects there are is not known."""
+        return Room()
 
     def files(self, path: Path, tags: Mapping[str, str]) -> BoxFiles:
         """What is written at and beside `path`."""

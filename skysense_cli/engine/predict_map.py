@@ -18,6 +18,7 @@ from skysense_cli.engine.box_product import BoxProduct
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.ranks import POLL_S, Share, World, compute_in_processes, device_of, shares, threads_each
 from skysense_cli.engine.raster_product import RasterProduct
+from skysense_cli.engine.room import Room, kept_on_failure
 from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
 from skysense_cli.engine.tiling import Window, runs
 from skysense_cli.errors import BundleError, RecipeError
@@ -52,6 +53,10 @@ class Product(Protocol):
         """The windows whose finished strips make the files."""
         ...
 
+    def room(self, missing: Sequence[Window]) -> Room:
+        """What the disk must have for certain when the strips of these windows are still to be made."""
+        ...
+
     def compute(self, parts: Parts, rows: range) -> None:
         """Compute some rows of tiles; a strip is kept for each of their windows."""
         ...
@@ -84,6 +89,7 @@ class Prediction:
         Every file is whole or absent. Strips that an earlier run of the same recipe finished are not made again, and
         nothing is done when all files are there. The same recipe on the same files gives the same bytes.
         Raises OtherPartsError when bundle or scene are not those that an earlier run saw; `overwrite` starts anew.
+        Raises DiskError before anything is computed when the disk has too little room for certain, and when it takes no more.
         """
         files = self.files(path, recipe_digest)
         parts = Parts(path)
@@ -95,21 +101,27 @@ class Prediction:
                 f"{path} was made from something else (its tags differ in {', '.join(changed[:4])}); "
                 "give --overwrite to replace it, or choose another --out"
             )
-        there = parts.begin(self.state(recipe_digest), overwrite=overwrite)
         windows = self.windows()
-        missing = sorted({window.row for window in windows if window.name not in there})
+        with kept_on_failure(parts, len(windows)):
+            there = parts.begin(self.state(recipe_digest), overwrite=overwrite)
+            missing = [window for window in windows if window.name not in there]
+            self.product.room(missing).check(path)
+            self._finish(parts, recipe_digest, sorted({window.row for window in missing}), ranks)
+            lines = files.write(parts, windows)
+        parts.remove()
+        return lines
+
+    def _finish(self, parts: Parts, recipe_digest: str, missing: Sequence[int], ranks: int) -> None:
+        """Compute the missing rows, here or in several processes."""
         if World.of_launcher().count > 1:
             self.compute_share(parts, World.of_launcher())
-            while not {window.name for window in windows} <= parts.finished().keys():
+            while not {window.name for window in self.windows()} <= parts.finished().keys():
                 time.sleep(5 * POLL_S)  # a launcher ends all its processes when one fails
         elif ranks > 1:
             self._compute_in_ranks(parts, recipe_digest, missing, ranks)
         else:
             for rows in runs(missing):
                 self.compute(parts, rows)
-        lines = files.write(parts, windows)
-        parts.remove()
-        return lines
 
     def join(self, path: Path, recipe_digest: str, world: World) -> None:
         """Compute the share of a process that a launcher started and that is not its first, which is in `write`."""

@@ -1,6 +1,5 @@
 """A process that computes its share of a scene: `python -m skysense_cli.engine.rank_process`, with a `ranks.Share` on stdin."""
 
-import errno
 import json
 import pickle
 import signal
@@ -12,10 +11,9 @@ from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.predict_map import open_prediction
 from skysense_cli.engine.ranks import REFUSED, Share
-from skysense_cli.errors import SkySenseError
+from skysense_cli.errors import DiskError, SkySenseError
+from skysense_cli.files import disk_error
 from skysense_cli.processes import end_with
-
-NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run(share: Share) -> None:
@@ -37,17 +35,17 @@ def main() -> int:
     try:
         run(share)
     except SkySenseError as error:
-        return _refuse(str(error), error.exit_code)
+        return _refuse(error)
     except OSError as error:
-        if error.errno not in NOT_WRITTEN:
+        told = disk_error(error)
+        if told is None:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{place}cannot be written ({error.strerror}); free or choose another disk and run the same command again", 3)
+        return _refuse(told)
     return 0
 
 
-def _refuse(message: str, exit_code: int) -> int:
-    sys.stdout.write(json.dumps({"message": message, "exit_code": exit_code}))
+def _refuse(error: SkySenseError) -> int:
+    sys.stdout.write(json.dumps({"message": str(error), "exit_code": error.exit_code, "disk": isinstance(error, DiskError)}))
     return REFUSED
 
 

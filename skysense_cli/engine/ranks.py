@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from skysense_cli.engine.tiling import Plan
-from skysense_cli.errors import SkySenseError
+from skysense_cli.errors import DiskError, SkySenseError
 
 if TYPE_CHECKING:
     from skysense_cli.recipe.schema.maps import PredictRecipe
@@ -76,7 +76,7 @@ def compute_in_processes(parts_of: Sequence[Share]) -> Generator[None]:
     """Run each share in a process of its own, which ends with this one, however that ends; gives something now and then.
 
     The processes print nothing but what a bug leaves. Raises RankError when one of them fails: with its own reason and
-    exit code, or because it died. The others are ended; what they finished counts.
+    exit code (DiskError for one of the disk), or because it died. The others are ended; what they finished counts.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     running: list[subprocess.Popen[bytes]] = []
@@ -119,7 +119,7 @@ def _check(process: subprocess.Popen[bytes], number: int, count: int) -> None:
     said = process.stdout.read().decode(errors="replace").strip()
     if process.returncode == REFUSED and said:
         reason = json.loads(said)
-        error = RankError(reason["message"])
+        error = DiskError(reason["message"]) if reason["disk"] else RankError(reason["message"])
         error.exit_code = int(reason["exit_code"])
         raise error
     how = f"was killed by signal {-process.returncode}" if process.returncode < 0 else f"ended with status {process.returncode}"

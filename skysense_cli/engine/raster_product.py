@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -18,6 +18,7 @@ from skysense_cli.engine.map_files import MapFiles, maps_of
 from skysense_cli.engine.memory import fitted, needs
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
+from skysense_cli.engine.room import Room
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import ScoreMap, pixels_of
 from skysense_cli.engine.tiling import Window
@@ -56,6 +57,14 @@ class RasterProduct:
         held = needs(job.plan, job.scene.channels, len(job.bundle.classes), pixel_bytes, steps_abreast(job.bundle.device))
         kinds = ", ".join(kind.what for kind in self.maps)
         return [("maps", kinds), *memory.lines(job.plan, held, pixel_bytes, self.recipe.tiles.max_memory)]
+
+    def room(self, missing: Sequence[Window]) -> Room:
+        """That of the strips which are missing, and of the maps they are written into before these are compressed."""
+        shape, plan = self.job.plan.shape, self.job.plan
+        pixels = ([part.stop - part.start for part in plan.pixels(window)] for window in missing)
+        strips = [height * width * _pixel_bytes(self.maps) for height, width in pixels]
+        maps = [shape[0] * shape[1] * _pixel_bytes((kind,)) for kind in self.maps] if plan.wanted is None else []  # sparse with an area
+        return Room(sum(strips) + sum(maps), max([*strips, *maps], default=0))
 
     def files(self, path: Path, tags: Mapping[str, str]) -> MapFiles:
         """What is written at and beside `path`."""

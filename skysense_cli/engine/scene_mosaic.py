@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.scene_parts import parts_folder
 from skysense_cli.engine.score_map import ScoreMap, hue_color
 from skysense_cli.engine.tiling import Plan
-from skysense_cli.errors import DataError
+from skysense_cli.errors import DataError, DiskError
 from skysense_cli.geo.cog import GeoTiffStream, Look
 from skysense_cli.geo.raster import describe
 from skysense_cli.recipe.schema.maps import PredictRecipe
@@ -66,7 +66,7 @@ class SceneMosaic:
         merger = Merger(self.layers, maps, grid, mosaic.rule, mosaic.feather_m)
         job = self._job(grid, merger)
         windows = [window for window in job.plan.windows() if all(part.start < part.stop for part in job.plan.pixels(window))]
-        with ExitStack() as stack:
+        with ExitStack() as stack, _kept(parts_folder(self.recipe.output)):
             chosen = stack.enter_context(self._scene_stream(path, grid, digest)) if mosaic.scene_map else None
             files = MapFiles(job, maps, path, self._tags(digest), self.recipe.write.compress)
             places = {window.name: job.plan.pixels(window) for window in windows}
@@ -112,6 +112,15 @@ class SceneMosaic:
             compress=self.recipe.write.compress,
         )  # fmt: skip
         return GeoTiffStream(path.with_name(f"{path.stem}_scene{path.suffix}"), grid, 1, "uint16", look, sparse=True)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """What the disk does not take in the block says that the maps in `folder` are kept."""
+    try:
+        yield
+    except DiskError as error:
+        raise DiskError(f"{error}; the maps of the scenes are kept in {folder}: make room and run the same command again") from error
 
 
 class _Made:

@@ -1,5 +1,6 @@
 """An output belongs to one recipe and one running command."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from skysense_cli.cli.home import OutputError, claim
 from skysense_cli.cli.options import Options
+from skysense_cli.errors import DiskError
 from skysense_cli.recipe.load import bind_recipe, load_recipe
 from skysense_cli.recipe.resolved import digest
 
@@ -147,3 +149,41 @@ def test_environments_say_nothing_of_machine_and_time(tmp_path):
     text = (tmp_path / "a" / "environment.json").read_text()
     assert str(Path.home()) not in text
     assert str(tmp_path) not in text
+
+
+def full(path):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.parametrize(("tree", "name"), [(MAP, "new/maps"), (PREDICT, "new/maps/crops.tif")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x"), DiskError("x: cannot be written")])
+def test_a_disk_that_takes_nothing_leaves_no_trace(tmp_path, tree, name, error):
+    with pytest.raises(DiskError, match="^x: cannot be written"):
+        with claim(tmp_path / name, recipe(tree), Options()):
+            raise error
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(("tree", "name", "work"), [(MAP, "maps", "maps/part"), (PREDICT, "crops.tif", ".crops.tif.parts/r.npz")])
+def test_a_disk_that_is_full_later_leaves_what_was_done(tmp_path, tree, name, work):
+    with pytest.raises(DiskError, match=r"^x: cannot be written \(No space left on device\); free or choose another disk"):
+        with claim(tmp_path / name, recipe(tree), Options()):
+            (tmp_path / work).parent.mkdir(exist_ok=True)
+            (tmp_path / work).write_text("done")
+            full("x")
+    with claim(tmp_path / name, recipe(tree), Options()) as home:
+        assert home.resumed and (tmp_path / work).exists()
+
+
+def test_what_another_run_began_is_left_to_it(tmp_path):
+    with claim(tmp_path / "crops.tif", recipe(PREDICT), Options()):
+        pass
+    with pytest.raises(DiskError), claim(tmp_path / "crops.tif", recipe(PREDICT), Options()):
+        full("x")
+    assert files(tmp_path) == ["crops.environment.json", "crops.recipe.yaml"]
+
+
+def test_a_bug_is_no_matter_of_the_disk(tmp_path):
+    with pytest.raises(OSError, match="I/O error"), claim(tmp_path / "maps", recipe(), Options()):
+        raise OSError(errno.EIO, "I/O error")
+    assert files(tmp_path) == ["maps", "maps/environment.json", "maps/recipe.yaml"]
