@@ -74,10 +74,12 @@ def recipe_of(words: Sequence[str], bundle: "LoadedBundle", options: Options, wi
 
 def scenes_given(words: Sequence[str], bundle: "LoadedBundle") -> list[Given]:
     """The scenes: each plain path is one; `s2=PATH s1=PATH` is one of two modalities, and the next begins when one comes again."""
+    from skysense_cli.geo.names import text_of
+
     known = list(bundle.inputs)
     if not words:
         raise RecipeError(f"no scene is given; write e.g. `skysense predict {bundle.path} SCENE.tif --out maps`")
-    named = [_named(word, known, bundle) for word in words]
+    named = [_named(text_of(word), known, bundle) for word in words]
     if all(modality is None for modality, _ in named):
         found = [_plain(path, bundle) for _, path in named]
     elif any(modality is None for modality, _ in named):
@@ -99,8 +101,10 @@ def scenes_given(words: Sequence[str], bundle: "LoadedBundle") -> list[Given]:
 
 def _named(word: str, known: Sequence[str], bundle: "LoadedBundle") -> tuple[str | None, str]:
     """(modality, path) of a word; a file whose own name has a `=` in it is a path."""
+    from skysense_cli.geo.names import path_of
+
     match = re.fullmatch(r"([A-Za-z]\w*)=(.+)", word)
-    if match is None or (match[1] not in known and Path(word).exists()):
+    if match is None or (match[1] not in known and path_of(word).exists()):
         return None, word
     if match[1] not in known:
         raise RecipeError(f"{word}: {match[1]!r} is no modality of this bundle ({_sees(bundle)})")
@@ -149,7 +153,10 @@ def _entry(path: str, bundle: "LoadedBundle", name: str, wishes: "Wishes") -> di
 def _output(out: Path, name: str, single: bool, endings: Sequence[str]) -> Path:
     """A folder gets the map by the name of its scene; a name with one of the `endings` is the map of a single one."""
     from skysense_cli.cli.home import RASTERS, VECTORS
+    from skysense_cli.geo.names import text_of
 
+    if text_of(out) != str(out):
+        raise RecipeError(f"--out {text_of(out)}: is no valid UTF-8, which recipes and GDAL need; choose another name")
     if out.suffix.lower() not in (*RASTERS, *VECTORS):
         return out / f"{name}{endings[0]}" if single else out
     if not single:

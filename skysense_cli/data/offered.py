@@ -17,6 +17,7 @@ from skysense_cli.errors import DataError, GridError, RecipeError
 from skysense_cli.geo import raster
 from skysense_cli.geo.cube import is_cube
 from skysense_cli.geo.hrefs import is_url, names_document
+from skysense_cli.geo.names import is_plain, path_of, text_of
 from skysense_cli.sensors import Sensor
 
 RASTERS = (".tif", ".tiff", ".jp2", ".png", ".jpg", ".jpeg")
@@ -45,17 +46,15 @@ class Wishes:
 
 def entry_of(given: str, sensor_name: str, modality: str, wishes: Wishes) -> Entry:
     """The recipe's entry under `scene.<modality>` for a path or address: a raster, a folder of dates or of bands, a SAFE
-    product, a netCDF or Zarr cube, an `.npz` sample, a STAC item or catalogue.
+    product, a netCDF or Zarr cube, an `.npz` sample, a STAC item or catalogue.   given: as `names.text_of` writes it
 
     Raises DataError for what is not there or is no scene, RecipeError for what could mean several things, each with
     what to write instead.
     """
     sensor = sensors.get(sensor_name)
-    try:
-        given.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{given!r}: its name is no valid UTF-8, which recipes and GDAL need; rename it") from error
     entry = _entry(given, sensor, wishes)
+    if not is_plain(given) and entry.get("path") != [given]:
+        raise DataError(f"{given}: its name is no valid UTF-8, which is fine for a raster only; rename it")
     if entry.get("source", {}).get("kind") == "sample" and modality in npz.header(Path(given)).series:
         entry["source"]["modality"] = modality
     if wishes.clouds != "none":
@@ -86,13 +85,15 @@ def stem_of(given: str) -> str:
     known = (*RASTERS, ".safe", ".zip", ".nc", ".nc4", ".zarr", ".npz", ".json", ".geojson")
     while path.suffix.lower() in known:
         path = path.with_suffix("")
+    if not is_plain(given):
+        path = path.with_name(re.sub(r"\\x\{(\w+)\}", r"x\1", path.name))
     return path.name if path.name not in ("", ".", "..") else Path(given).resolve().name or "scene"
 
 
 def _entry(given: str, sensor: Sensor, wishes: Wishes) -> Entry:
     if is_url(given):
         return _source("stac", wishes, url=given) if names_document(given) else _files([given], [given.partition("?")[0]], wishes)
-    path = Path(given)
+    path = path_of(given)
     if not path.exists():
         raise DataError(f"{given}: no such file or folder{_neighbour(path)}")
     suffix = path.suffix.lower()
@@ -108,7 +109,7 @@ def _entry(given: str, sensor: Sensor, wishes: Wishes) -> Entry:
         return _source("sample", wishes, path=given)
     if suffix in (".vrt", ".yaml", ".yml", ".txt", ".csv"):
         raise DataError(f"{given}: is no scene; {_instead(suffix)}")
-    return _files([given], [path.name], wishes)
+    return _files([given], [Path(given).name], wishes)
 
 
 def _instead(suffix: str) -> str:
@@ -203,9 +204,9 @@ def _dated(given: str, home: Path, scenes: Sequence[Path], clouds: Sequence[Path
     """One file per date by the dates of their names; without any the files themselves say when they are of."""
     dated = [one for one in scenes if re.search(DATE, one.as_posix())]
     if not dated:
-        return {"path": [str(home / one) for one in scenes]}
+        return {"path": [text_of(home / one) for one in scenes]}
     if len(dated) < len(scenes):
-        other = next(one for one in scenes if one not in dated)
+        other = text_of(next(one for one in scenes if one not in dated))
         raise RecipeError(
             f"{given}: {len(dated)} of {len(scenes)} rasters have a date in their names, {other} has none; "
             f"name the scenes themselves (each file is then a map of its own), or keep what is no scene elsewhere"

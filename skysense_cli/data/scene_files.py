@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from skysense_cli.data.scenes import SceneStack
 from skysense_cli.geo import remote
 from skysense_cli.geo.cube import SCHEME as CUBE
+from skysense_cli.geo.names import path_of, text_of
 from skysense_cli.geo.opening import ZIP
 from skysense_cli.geo.raster import describe
 
@@ -39,7 +40,7 @@ def _places(scene: SceneStack) -> Iterator[tuple[str, Path | None]]:
         for item in (part for one in channel.items for part in one.parts or (one,)):
             for asset in item.ready().assets.values():
                 local = _file(asset.path)
-                place = asset.path if local is None else str(local)
+                place = asset.path if local is None else text_of(local)
                 if place not in seen:
                     seen.add(place)
                     yield place, local
@@ -51,7 +52,7 @@ def _file(place: str) -> Path | None:
     for scheme in (ZIP, CUBE):
         if place.startswith(scheme):
             place = place.removeprefix(scheme).rpartition("!/")[0]
-    path = Path(place)
+    path = path_of(place)
     return path / ".zmetadata" if path.is_dir() else path  # a Zarr cube is a folder
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,12 @@ from rasterio.io import DatasetReader
 from skysense_cli.errors import GridError, SkySenseError, SourceError
 from skysense_cli.geo import cube, remote
 from skysense_cli.geo.kept import lent
+from skysense_cli.geo.names import is_plain, path_of, text_of
 
 DRIVERS = ("GTiff", "JP2OpenJPEG", "PNG", "JPEG")  # no VRT: one can read any file of the machine, whatever its own name
 MOST_BLOCK_BYTES = 256 << 20  # one block is decoded as a whole, for every window that meets it
 MOST_BANDS = 10_000
+DESCRIPTORS = "/proc/self/fd/"  # where the system names the files that this process has open
 UNKNOWN = "not recognized as being in a supported file format"  # what GDAL says when it is no file of a driver
 
 CACHE_BYTES = 64 << 20  # of decoded blocks; `kept_open` makes more room, GDAL's default is 5 % of the memory
@@ -73,9 +75,32 @@ def open_raster(path: Place) -> Iterator[DatasetReader]:
 
 @contextmanager
 def _opened(name: str) -> Iterator[DatasetReader]:
-    with cube.open_slice(name) if name.startswith(cube.SCHEME) else _open(_address(name)) as dataset:
+    with ExitStack() as stack:
+        if name.startswith(cube.SCHEME):
+            dataset = stack.enter_context(cube.open_slice(name))
+        else:
+            dataset = stack.enter_context(_open(stack.enter_context(_within_reach(_address(name)))))
         _check_layout(dataset, remote.shown(name))
         yield dataset
+
+
+@contextmanager
+def _within_reach(address: str) -> Iterator[str]:
+    """`address`, or another name of a file that this process opens, where GDAL, which takes UTF-8 alone, cannot spell it."""
+    try:
+        address.encode()
+        descriptor = None
+    except UnicodeEncodeError:
+        descriptor = os.open(address, os.O_RDONLY)
+    if descriptor is None:
+        yield address
+        return
+    try:
+        if not os.path.exists(f"{DESCRIPTORS}{descriptor}"):
+            raise GridError(f"{text_of(address)}: its name is no valid UTF-8, which GDAL needs; rename it")
+        yield f"{DESCRIPTORS}{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def _address(name: str) -> str:
@@ -89,13 +114,9 @@ def _address(name: str) -> str:
         return f"/vsizip/{{{Path(archive).absolute()}}}/{member}"
     if re.match(r"[a-z][a-z0-9+.-]*://", name, re.IGNORECASE) or name.startswith("/vsi"):
         raise GridError(f"{name}: only local files, http(s) and s3 addresses are opened")
-    path = Path(name)
+    path = path_of(name)
     if not path.is_file():
         raise GridError(f"{name}: " + ("is a folder, expected a raster" if path.is_dir() else "no such file"))
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise GridError(f"{name}: its name is no valid UTF-8, which GDAL needs; rename it") from error
     return str(path.absolute())
 
 
@@ -107,6 +128,8 @@ def place_of(address: str) -> str:
         return remote.shown(address.removeprefix("/vsicurl/"))
     if (of_cube := cube.place_in(address)) is not None:
         return of_cube
+    if address.startswith(DESCRIPTORS):
+        return text_of(os.readlink(address))
     archive, inside, member = address.removeprefix("/vsizip/{").partition("}/")
     return f"{ZIP}{archive}!/{member}" if inside and address.startswith("/vsizip/{") else address
 
@@ -151,6 +174,8 @@ def failure(name: str, reason: str) -> SkySenseError:
     if remote.is_remote(name):
         reason = remote.cause(name, reason.replace("/vsicurl/", "").replace("/vsis3/", "s3://"))
         return SourceError(f"{remote.shown(name)}: {reason}")
+    if not is_plain(name):
+        reason = re.sub(rf"(?<=\()(?:{DESCRIPTORS})?\d+(?=[:,] )", lambda _: Path(name).name, reason)
     reason = reason.replace("/vsizip/{", ZIP).replace("}/", "!/").replace(f"{Path(name).name}: ", "")
     return UnreadableError(f"{name}: {reason}")
 

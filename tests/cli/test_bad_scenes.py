@@ -5,6 +5,10 @@ The whole corpus with the real command, from the folder that SKYSENSE_BADINPUT_D
 """
 
 import json
+import os
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import rasterio
@@ -110,6 +114,50 @@ def test_a_name_cannot_speak_to_the_terminal(home, scene_kit, tmp_path):
     path = scene_kit.write_scene(tmp_path / "\x1b[31mred$a$_\x07.tif", scene_kit.numbers(16, 16))
     found = scene_kit.command(home / "bundle", path, "--out", tmp_path / "maps")
     assert found.exit_code == 0 and "\x1b" not in found.output and "\\x1b[31mred" in found.output
+
+
+def latin(folder, name):
+    """The name in Latin-1, whose bytes are no UTF-8."""
+    folder.mkdir(exist_ok=True)
+    return Path(os.fsdecode(os.fsencode(folder) + b"/" + name.encode("latin1")))
+
+
+def test_a_name_that_is_no_utf8_is_mapped_and_everything_written_is_valid_text(home, scene_kit, tmp_path):
+    pixels = scene_kit.numbers(16, 16)
+    plain = scene_kit.write_scene(tmp_path / "plain_20210401.tif", pixels)
+    path = latin(tmp_path / "scenes", "été_20210401.tif")
+    shutil.copy(plain, path)
+    for scene in (plain, path):
+        found = scene_kit.command(home / "bundle", scene, "--out", tmp_path / "maps")
+        assert found.exit_code == 0, found.output
+    names = sorted(one.name for one in (tmp_path / "maps").iterdir())
+    ends = [".environment.json", ".legend.json", ".png", ".recipe.yaml", ".stac.json", ".tif"]
+    assert names == [f"{stem}{end}" for stem in ("plain_20210401", "xe9txe9_20210401") for end in ends]
+    made, _, tags = scene_kit.mapped(tmp_path / "maps" / "xe9txe9_20210401.tif")
+    assert (made == scene_kit.mapped(tmp_path / "maps" / "plain_20210401.tif")[0]).all()
+    assert str(tags).encode() and (tmp_path / "maps" / "xe9txe9_20210401.stac.json").read_text("utf-8")
+    recipe = tmp_path / "maps" / "xe9txe9_20210401.recipe.yaml"
+    assert r"\x{e9}t\x{e9}_20210401.tif" in recipe.read_text("utf-8")
+    again = scene_kit.command(recipe, "--out", tmp_path / "maps" / "xe9txe9_20210401.tif")
+    assert again.exit_code == 0 and "already complete" in again.output
+    both = scene_kit.command(home / "bundle", path.parent, "--out", tmp_path / "of_folder")
+    assert both.exit_code == 0 and (scene_kit.mapped(tmp_path / "of_folder" / "scenes.tif")[0] == made).all()
+
+
+def test_what_is_wrong_with_a_file_of_such_a_name_is_said_in_valid_text(home, scene_kit, tmp_path):
+    path = latin(tmp_path, "é.tif")
+    path.write_bytes(whole(scene_kit, tmp_path / "20210401.tif")[:3000])
+    found = scene_kit.command(home / "bundle", path, "--out", tmp_path / "maps")
+    assert re.search(r"/\\x{e9}\.tif: .*cannot be read \((?!\d)", str(found.exception)) and not (tmp_path / "maps").exists()
+    for name in ("é.json", "é.npz"):
+        latin(tmp_path, name).write_text("{}")
+        found = scene_kit.command(home / "bundle", latin(tmp_path, name), "--out", tmp_path / "maps")
+        assert r"\x{e9}" in str(found.exception) and "is fine for a raster only; rename it" in str(found.exception)
+    (tmp_path / r"\x{e9}.tif").write_bytes(b"")
+    found = scene_kit.command(home / "bundle", path, "--out", tmp_path / "maps")
+    assert "is the name of one file, and of another whose bytes are no valid UTF-8" in str(found.exception)
+    found = scene_kit.command(home / "bundle", tmp_path / "20210401.tif", "--out", latin(tmp_path, "carté"))
+    assert r"cart\x{e9}: is no valid UTF-8, which recipes and GDAL need; choose another name" in str(found.exception)
 
 
 @pytest.mark.parametrize(

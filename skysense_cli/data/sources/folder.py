@@ -17,6 +17,7 @@ from skysense_cli.geo import raster
 from skysense_cli.geo.cube import is_cube
 from skysense_cli.geo.grid import bounds_of
 from skysense_cli.geo.grid import lonlat_bounds as in_degrees
+from skysense_cli.geo.names import path_of, text_of
 from skysense_cli.geo.raster import RasterInfo
 from skysense_cli.sensors import Sensor
 
@@ -186,7 +187,7 @@ def _listed(path: str | list[str], pattern: str) -> list[_File]:
     if not isinstance(path, str):
         return [file for one in path for file in _listed(one, pattern)]
     regular = re.compile(f"(?:{pattern})\\Z") if "(?P<" in pattern else None
-    home = Path(path)
+    home = path_of(path)
     if re.match(r"https?://", path) or home.is_file():
         name = path.rsplit("/", 1)[-1]
         found = regular.search(name) if regular else None
@@ -194,8 +195,9 @@ def _listed(path: str | list[str], pattern: str) -> list[_File]:
     if not home.is_dir():
         raise SourceError(f"{path}: no such file or folder")
     paths = sorted(one for one in (home.rglob("*") if regular else home.glob(pattern)) if one.is_file())
-    matches = [(one, regular.search(one.relative_to(home).as_posix()) if regular else None) for one in paths]
-    files = [_named(str(one), one.relative_to(home).as_posix(), found) for one, found in matches if found or not regular]
+    names = [(text_of(one), text_of(one.relative_to(home))) for one in paths]
+    matches = [(place, below, regular.search(below) if regular else None) for place, below in names]
+    files = [_named(place, below, found) for place, below, found in matches if found or not regular]
     if not files:
         some = ", ".join(sorted(one.name for one in home.iterdir())[:3]) or "nothing"
         raise SourceError(f"{path}: no file matches {pattern!r} (the folder holds {some} ...)")
