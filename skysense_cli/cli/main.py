@@ -68,7 +68,8 @@ def _options(
 def main() -> None:
     """Run the command line; ends the process with the documented exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # the exit code is settled; Python would end by the signal instead
+    for number in (signal.SIGINT, signal.SIGTERM):
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # the exit code is settled; Python would end by the signal instead
     warnings.showwarning = _show_warning
     debug = "--debug" in sys.argv[1:]
     try:

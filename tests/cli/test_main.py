@@ -147,6 +147,21 @@ def test_sigterm_unwinds_and_exits_with_143(tmp_path):
     assert (tmp_path / "cleaned").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_when_all_is_done_changes_no_exit_code(number):
+    code = (
+        "import os, time; from skysense_cli.cli import main\n"
+        "class Last:\n"
+        "    def __del__(self, write=os.write, sleep=time.sleep):\n        write(1, b'ending\\n'); sleep(1)\n"
+        "last, main.app = Last(), lambda: None\n"
+        "main.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ending\n"
+    process.send_signal(number)
+    assert process.wait(30) == 0
+
+
 def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m skysense_cli recipe schema pretrain | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
