@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -190,8 +191,18 @@ def test_what_a_rank_fails_with_goes_back_in_its_words(place, tmp_path, monkeypa
     assert rank_process.main() == REFUSED
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert said["exit_code"] == 2
-    assert "something changed while the command ran (recipe was another, is a digest)" in said["message"]
-    signal.signal(signal.SIGINT, before)
+    assert "something changed while the command ran (recipe was another, is a digest)" in said["message"] and not said["disk"]
+    Parts(share.output).begin(opened(place).state("a digest"), overwrite=True)
+    sys.stdin.buffer.seek(0)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limit[1]))
+    try:
+        assert rank_process.main() == REFUSED
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGINT, before)
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert said["exit_code"] == 3 and said["disk"] and said["message"].endswith(".npz: cannot be written (File too large)")
 
 
 def test_processes_of_a_launcher_share_the_rows(place, tmp_path):

@@ -1,6 +1,7 @@
 """Several scenes, one map: the latest scene's pixel, or the mean by the distance to each border, as the slow way has it."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from scipy import ndimage
 
 from skysense_cli.engine.merging import Layer, Merger, grid_of_all
 from skysense_cli.engine.score_map import ScoreMap
-from skysense_cli.errors import GridError, ItemsFailed
+from skysense_cli.errors import DiskError, GridError, ItemsFailed
 from skysense_cli.geo.cog import write_geotiff
 from skysense_cli.geo.grid import make_grid
 from skysense_cli.geo.raster import read_on_grid
@@ -188,3 +189,25 @@ def test_workers_and_a_running_scheduler_give_the_same_maps(home, scene_kit, tmp
             assert found.exit_code == 0, found.output
             for path in (home / "own").iterdir():
                 assert (tmp_path / name / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_a_mosaic_for_which_there_is_no_room_keeps_the_maps_of_its_scenes(home, scene_kit, tmp_path):
+    """Until they are compressed the maps of 60 x 240 px take a block of 65,536 bytes, the mosaic takes two."""
+    kit, out = scene_kit, tmp_path / "new" / "mosaic.tif"
+    for number in range(2):
+        beside = Affine(10, 0, kit.LEFT + 2400 * number, 0, -10, kit.TOP)
+        kit.write_scene(tmp_path / f"{number}_20210401.tif", kit.numbers(60, 240, seed=number), transform=beside)
+    words = [home / "bundle", *sorted(tmp_path.glob("*.tif")), "--out", out, "--mosaic", "latest"]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, left in ((1000, []), (100_000, [".mosaic.tif.scenes", "mosaic.environment.json", "mosaic.recipe.yaml"])):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            found = kit.command(*words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert isinstance(found.exception, DiskError), found.output
+        assert sorted(path.name for path in out.parent.glob("*")) == left and out.parent.exists() == bool(left)
+    assert "mosaic.tif: cannot be written" in str(found.exception) and "the maps of the scenes are kept in" in str(found.exception)
+    kept = {path.name: path.stat().st_mtime_ns for path in (out.parent / left[0]).iterdir()}
+    assert kept.keys() >= {"0_20210401.tif", "1_20210401.tif"}
+    assert kit.command(*words).exit_code == 0 and kit.mapped(out)[0].shape == (1, 60, 480)
