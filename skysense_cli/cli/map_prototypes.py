@@ -20,6 +20,8 @@ def run(recipe: "MapPrototypesRecipe", options: Options) -> None:
     bundle = load_bundle(recipe.bundle, choose_device(options.device))
     job = open_prototypes(recipe, bundle)
     land_cover = None if recipe.compare is None else LandCover.open(recipe.compare, job.cell_m)
+    if land_cover is not None:
+        land_cover.require_halves(job.ground())
     console.table("plan", ["what", "value"], job.facts())
     if options.dry_run:
         return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -52,9 +53,23 @@ class LandCover:
             raise GridError(f"compare.raster: {section.raster} has no coordinate reference system, so it lies nowhere on the map")
         return cls(section, read_classes(section.classes), max(round(section.tiles_m / cell_m), 1))
 
+    def require_halves(self, ground: Iterable[tuple[GeoBox, np.ndarray]]) -> None:
+        """Raise DataError when no cell of the ground, or of one half of it, has a class; read until both halves have some.
+
+        ground: grids, and (h, w) bool which of their cells are mapped. A map may still leave these cells without a prototype.
+        """
+        found = set[int]()
+        for grid, mapped in ground:
+            known = mapped & (self._read(grid)[0] != IGNORE)
+            found.update(np.unique(halves(grid, self.side, self.section.seed)[0][known]).tolist())
+            if len(found) == 2:
+                return
+        self._refuse(found, "no cell of the map has a class")
+
     def add(self, codes: np.ndarray, grid: GeoBox) -> None:
         """Count cells: codes (h, w) of (region, prototype), -1 = none, on `grid`."""
-        classes = self._read(grid)
+        classes, strangers = self._read(grid)
+        self._unlisted.update(strangers)
         known = (codes >= 0) & (classes != IGNORE)
         if not known.any():
             return
@@ -76,18 +91,24 @@ class LandCover:
         place = {code: number for number, code in enumerate(codes)}
         for (half, code, number), count in self._counts.items():
             tables[half, place[code], number] = count
-        if not tables.any():
-            raise DataError(f"compare: no cell of the map with a prototype has a class in {name}; does the raster cover it?")
-        for half, what in ((FIT, "fit on"), (SCORE, "score")):
-            if not tables[half].any():
-                raise DataError(
-                    f"compare: squares of {self.section.tiles_m:g} m leave no labelled cell to {what}; make compare.tiles_m smaller"
-                )
+        labelled = {half for half in (FIT, SCORE) if tables[half].any()}
+        if len(labelled) < 2:
+            self._refuse(labelled, "no cell of the map with a prototype has a class")
         tiles = len(self._squares[FIT]), len(self._squares[SCORE])
         return Comparison(self.section, self.classes, tuple(codes), tables[FIT], tables[SCORE], tiles)
 
-    def _read(self, grid: GeoBox) -> np.ndarray:
-        """(h, w) uint8 class ids, 255 = none; nearest, as the map's cells are the finer or equal ones in the usual case."""
+    def _refuse(self, labelled: set[int], nothing: str) -> NoReturn:
+        """Raise DataError for halves of which at most one has classes."""
+        if not labelled:
+            raise DataError(f"compare: {nothing} in {self.section.raster}; does the raster cover it?")
+        what = "fit on" if SCORE in labelled else "score"
+        raise DataError(f"compare: squares of {self.section.tiles_m:g} m leave no labelled cell to {what}; make compare.tiles_m smaller")
+
+    def _read(self, grid: GeoBox) -> tuple[np.ndarray, dict[int, int]]:
+        """(h, w) uint8 class ids, 255 = none, and code -> cells of codes that no class has.
+
+        The nearest pixel counts, as the map's cells are the finer or equal ones in the usual case.
+        """
         pixels, data = read_on_grid(self.section.raster, grid, [1], resampling="nearest")
         values = pixels[0]
         codes = np.where(data[0], values, 0).astype(np.int64)
@@ -95,8 +116,7 @@ class LandCover:
         labelled = data[0] & ~np.isin(codes, ignored)
         ids = np.where(labelled, self.classes.ids(codes), np.uint8(IGNORE))
         strangers, counts = np.unique(codes[labelled & (ids == IGNORE)], return_counts=True)
-        self._unlisted.update(dict(zip(strangers.tolist(), counts.tolist(), strict=True)))
-        return ids
+        return ids, dict(zip(strangers.tolist(), counts.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
+
+import numpy as np
+from odc.geo.geobox import GeoBox
 
 from skysense_cli import __version__
 from skysense_cli.core.prototypes import GeoPrototypes
@@ -42,6 +46,11 @@ class PrototypeJob:
     def cell_m(self) -> float:
         """Edge of a cell in the bundle's metres."""
         return self.bundle.spec.model.cell_m
+
+    def ground(self) -> Iterator[tuple[GeoBox, np.ndarray]]:
+        """Of all sheets, see `Sheet.ground`."""
+        for sheet in self.sheets:
+            yield from sheet.ground()
 
     def facts(self) -> list[tuple[str, object]]:
         """(what, value) lines of the plan: what is read, the sheets, the regions and which of them have prototypes."""

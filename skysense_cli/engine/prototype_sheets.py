@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+import numpy as np
 import torch
 from odc.geo.geobox import GeoBox
 from torch import Tensor
@@ -18,6 +19,9 @@ from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.prototype_map import Nearest
 from skysense_cli.engine.prototype_mosaic import ON_LATTICE, Placement, Stream
 from skysense_cli.errors import BundleError
+from skysense_cli.geo.grid import window
+
+PORTION_ROWS = 64  # of a sheet, looked at together
 
 
 class Source(Protocol):
@@ -57,6 +61,18 @@ class Sheet:
         for source in self.sources:
             found.update(source.regions)
         return Counter(dict(found.most_common()))
+
+    def ground(self) -> Iterator[tuple[GeoBox, np.ndarray]]:
+        """(grid, (n, W) bool: cells on which a source lies) of portions of the sheet, from the top; those without any are left out."""
+        height, width = self.grid.shape
+        edges = np.array([(at.top, at.left, at.top + at.shape[0], at.left + at.shape[1]) for at in self.placements])
+        for top in range(0, height, PORTION_ROWS):
+            last = min(top + PORTION_ROWS, height)
+            covered = np.zeros((last - top, width), bool)
+            for first, left, stop, right in edges[(edges[:, 0] < last) & (edges[:, 2] > top)].tolist():
+                covered[max(first - top, 0) : stop - top, left:right] = True
+            if covered.any():
+                yield window(self.grid, slice(top, last), slice(0, width)), covered
 
     @property
     def band_rows(self) -> int:

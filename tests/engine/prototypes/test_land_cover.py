@@ -130,6 +130,23 @@ def test_the_report_is_plain_data_and_the_table_is_readable(section):
     assert found.lines()[0] == ("prototypes, classes by majority", "1.000", "1.000", "1.000", "1.000")
 
 
+def test_halves_are_required_of_the_ground_that_is_mapped(section, tmp_path):
+    truth = world() * 10
+    half, _ = halves(GRID, 8, 0)
+    cover = LandCover.open(section, 10.0)
+    cover.require_halves([(GRID, np.ones((SIZE, SIZE), bool))])
+    portions = [(window(GRID, slice(top, top + 16), slice(0, SIZE)), half[top : top + 16] == top // 16 % 2) for top in range(0, SIZE, 16)]
+    cover.require_halves(portions)  # each portion has cells of one half
+    with pytest.raises(DataError, match=r"squares of 80 m leave no labelled cell to score; make compare\.tiles_m smaller"):
+        cover.require_halves([(GRID, half == 0)])
+    with pytest.raises(DataError, match=r"no cell of the map has a class in .*truth\.tif; does the raster cover it"):
+        cover.require_halves([(GRID, np.zeros((SIZE, SIZE), bool))])
+    truth[half == 0] = 0
+    write(tmp_path / "truth.tif", truth)
+    with pytest.raises(DataError, match=r"leave no labelled cell to fit on"):
+        LandCover.open(section, 10.0).require_halves([(GRID, np.ones((SIZE, SIZE), bool))])
+
+
 def test_what_cannot_be_compared_is_said(section, tmp_path):
     write(tmp_path / "truth.tif", world() * 10, transform=Affine(10, 0, 0, 0, -10, 0))
     with pytest.raises(DataError, match=r"no cell of the map with a prototype has a class in .*truth\.tif; does the raster cover it"):

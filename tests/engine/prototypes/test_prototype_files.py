@@ -123,11 +123,37 @@ def test_a_comparison_is_written_and_said(world, tmp_path, capsys):
     assert (folder / "comparison.png").stat().st_size > 1000
 
 
-def test_what_cannot_be_compared_leaves_a_whole_map_and_no_comparison(world, tmp_path):
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_cannot_be_compared_is_said_before_anything_is_made(world, tmp_path, dry_run):
     world.write_bundle(tmp_path / "bundle", [world.here()])
+    scene = world.write_scene(tmp_path / "a.tif", 16, 16)
     more = land_cover(tmp_path, (16, 16)).replace("tiles_m: 80", "tiles_m: 9000")
-    with pytest.raises(DataError, match="make compare.tiles_m smaller"):
-        world.map_prototypes(tmp_path, world.write_scene(tmp_path / "a.tif", 16, 16), more=more)
+    with pytest.raises(DataError, match="squares of 9000 m leave no labelled cell to .*; make compare.tiles_m smaller"):
+        world.map_prototypes(tmp_path, scene, more=more, dry_run=dry_run)
+    elsewhere = world.write_scene(tmp_path / "b.tif", 16, 16, left=world.LEFT + 5000)
+    with pytest.raises(DataError, match=r"no cell of the map has a class in .*truth\.tif; does the raster cover it"):
+        world.map_prototypes(tmp_path, elsewhere, more=more, dry_run=dry_run)
+    assert not (tmp_path / "prototypes").exists()
+
+
+def test_samples_are_compared_where_they_lie(world, tmp_path):
+    world.write_bundle(tmp_path / "bundle", [world.here()])
+    more = land_cover(tmp_path, (64, 64))
+    beside = [(world.LEFT + 3200, world.TOP), (world.LEFT - 3200, world.TOP)]  # the sheet covers the raster, the samples do not
+    data = f"data: {{index: {world.write_samples(tmp_path / 'beside', beside)}, dates: {{s2: 2}}}}"
+    with pytest.raises(DataError, match="no cell of the map has a class"):
+        world.map_prototypes(tmp_path, data, more=more)
+    data = f"data: {{index: {world.write_samples(tmp_path / 'data', [*beside, (world.LEFT, world.TOP)])}, dates: {{s2: 2}}}}"
+    assert (world.map_prototypes(tmp_path, data, more=more) / "comparison.json").exists()
+
+
+def test_a_map_without_prototypes_where_the_classes_are_is_whole_and_has_no_comparison(world, tmp_path):
+    world.write_bundle(tmp_path / "bundle", [world.here()])
+    empty = np.zeros((32, 32), bool)
+    empty[:, :16] = True
+    more = land_cover(tmp_path, (32, 16))
+    with pytest.raises(DataError, match="no cell of the map with a prototype has a class"):
+        world.map_prototypes(tmp_path, world.write_scene(tmp_path / "a.tif", 32, 32, empty=empty), more=more)
     left = {path.name for path in (tmp_path / "prototypes").iterdir()}
     assert "prototypes.tif" in left and "comparison.json" not in left and not [name for name in left if name.endswith(".tmp")]
     more = more.replace("classes.csv", "none.csv")
