@@ -13,8 +13,9 @@ from odc.geo.geobox import GeoBox
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine.mosaic import Axis
-from skysense_cli.engine.predict import predict_scene, valid_pixels
+from skysense_cli.engine.predict import predict_scene
 from skysense_cli.engine.tiling import make_plan, size_in_units
+from skysense_cli.engine.validity import valid_pixels
 from skysense_cli.errors import BundleError, GridError
 
 PATCH = 4  # pixels along a unit
