@@ -12,7 +12,8 @@ from skysense_cli import __version__, console
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
 from skysense_cli.engine.embed import Embedder, embedder, mean_vector
-from skysense_cli.engine.embed_files import VECTORS, Vector, cells_look, dates_text, own_tags, vector_facts, write_vectors
+from skysense_cli.engine.embed_files import VECTORS, Vector, dates_text, own_tags, vector_facts, write_vectors
+from skysense_cli.engine.feature_map import FeatureMap
 from skysense_cli.engine.sample_job import SampleJob, open_samples
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.files import TEMPORARY
@@ -107,8 +108,9 @@ class SampleEmbedding:
         sample, (cells, _) = self.job.samples.rows[number], found
         left, _, _, top = sample.bounds
         grid = make_grid(left, top, self.asked.bundle.spec.model.cell_m, cells.shape[1], cells.shape[2], sample.crs)
-        look = cells_look(self.asked.feature, self.asked.width, self._tags(number, facts))
-        with GeoTiffStream(_raster(folder, sample.id), grid, self.asked.width, "float32", look) as stream:
+        kind = FeatureMap(self.asked.feature, self.asked.width)
+        look = kind.look(self._tags(number, facts))
+        with GeoTiffStream(_raster(folder, sample.id), grid, kind.width, kind.dtype, look) as stream:
             stream.write(cells, 0)
 
     def _finished(self, numbers: Sequence[int], folder: Path, facts: dict[str, str]) -> list[Found] | None:

@@ -20,20 +20,10 @@ from skysense_cli.engine import memory
 from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.embed import Embedder, embedder
-from skysense_cli.engine.embed_files import (
-    PICTURE_BYTES,
-    VECTORS,
-    Vector,
-    cells_look,
-    own_tags,
-    principal_colors,
-    thinned,
-    vector_facts,
-    write_vectors,
-)
+from skysense_cli.engine.embed_files import VECTORS, Vector, own_tags, vector_facts, write_vectors
+from skysense_cli.engine.feature_map import FeatureMap, FeaturePicture
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
-from skysense_cli.engine.preview import save_colors
 from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
 from skysense_cli.engine.tiling import Plan, Window, runs
 from skysense_cli.errors import GridError, RecipeError
@@ -62,8 +52,7 @@ class SceneEmbedding:
         job = self.job
         held = memory.needs(job.plan, job.scene.channels, width + 1, width * 4, steps_abreast(job.bundle.device))
         lines += [*job.facts(), *memory.lines(job.plan, held, width * 4 if self.recipe.cells else 0)]
-        height, columns = self.job.plan.shape
-        extra = min(PICTURE_BYTES, height * columns * width * 4) + self.job.plan.count * width * 8
+        extra = FeaturePicture(self.job.plan.shape, width).held_bytes + self.job.plan.count * width * 8
         lines.append(("memory for means and preview", f"about {extra / 2**20:,.0f} MiB"))
         if self.recipe.vectors:
             lines.append(("vectors", f"at most {self.job.plan.count:,} rows, {self.job.plan.count * width * 4 / 2**20:,.1f} MiB"))
@@ -83,27 +72,25 @@ class SceneEmbedding:
         self._compute(parts, recipe_digest)
         dates: dict[tuple[int, int], Times] = {}
         means = CoreMeans(self.job.plan, self.asked.width)
-        picture = thinned(self.job.plan.shape, self.asked.width)
-        grid, seen_cells = self.job.grid, 0
+        picture = FeaturePicture(self.job.plan.shape, self.asked.width)
+        kind, grid = FeatureMap(self.asked.feature, self.asked.width), self.job.grid
         (folder / VECTORS).unlink(missing_ok=True)  # not beside cells of another state
         with ExitStack() as stack:
-            look = cells_look(self.asked.feature, self.asked.width, tags)
-            stream = GeoTiffStream(folder / CELLS, grid, self.asked.width, "float32", look)
+            stream = GeoTiffStream(folder / CELLS, grid, kind.width, kind.dtype, kind.look(tags))
             cells = stack.enter_context(stream) if self.recipe.cells else None
             windows = self._windows()
             strips = zip(windows, parts.take(window.name for window in windows), strict=True)
             for window, (_, arrays) in console.progress(strips, "strips into files", len(windows)):
                 dates |= _dates_in(arrays["dates"])
                 values, seen, top = arrays["scores"][:-1], arrays["scores"][-1] > 0.5, self.job.plan.pixels(window)[0].start
-                seen_cells += int(seen.sum())
                 means.add(top, values, seen)
                 values[:, ~seen] = np.nan
                 if cells is not None:
                     cells.write(values, top)
-                picture.add(values.transpose(1, 2, 0))
+                picture.take(values, top, 0)
         title = f"{self.asked.feature}, first three principal components" + (", simulated data" if "SIMULATED" in tags else "")
-        save_colors(folder / PICTURE, principal_colors(picture.picture), title)
-        share = seen_cells / (grid.shape[0] * grid.shape[1])
+        picture.save(folder / PICTURE, title)
+        share = picture.known / (grid.shape[0] * grid.shape[1])
         lines = [f"cells: {folder / CELLS} ({self.asked.width} bands, {share:.1%} of the cells have data)"] if self.recipe.cells else []
         if self.recipe.vectors:
             table = means.table(self.job, dates)

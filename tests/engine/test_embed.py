@@ -20,7 +20,7 @@ from skysense_cli.data.dataset import Input
 from skysense_cli.engine import bundle
 from skysense_cli.engine.assemble import build_model, load_bundle
 from skysense_cli.engine.embed import vectors
-from skysense_cli.engine.embed_files import principal_colors
+from skysense_cli.engine.feature_map import principal_colors
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.errors import BundleError, DataError, GridError, RecipeError
