@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
 
 import rasterio
 from rasterio.errors import RasterioError
@@ -20,6 +21,7 @@ from skysense_cli.geo.opening import decoded_together, environment
 LINE = re.compile(rb"_tiff\w+Proc: (.*?)\.?\n")
 NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 PIPE_BYTES = 1 << 16
+_ONE_AT_A_TIME = RLock()  # threads would give each other the wrong stderr back
 
 
 @contextmanager
@@ -31,6 +33,11 @@ def surely_written() -> Iterator[None]:
     if sys.__stderr__ is None:  # the process was started without one
         yield
         return
+    with _ONE_AT_A_TIME:
+        yield from _listened_to()
+
+
+def _listened_to() -> Iterator[None]:
     sys.stderr.flush()
     shown, (ours, theirs) = os.dup(2), os.pipe()
     os.set_blocking(theirs, False)  # GDAL never waits for us,

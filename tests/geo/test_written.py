@@ -2,6 +2,7 @@
 
 import errno
 import os
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -30,6 +31,22 @@ def test_more_than_a_pipe_holds_blocks_nobody(capfd):
     with surely_written():
         written = os.write(2, bytes([65]) * (1 << 20))
     assert len(capfd.readouterr().err) == written < 1 << 20
+
+
+def test_threads_that_write_at_once_give_stderr_back(capfd):
+    def work(number):
+        for _ in range(50):
+            with surely_written():
+                os.write(2, b"%d\n" % number)
+
+    threads = [Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.write(2, b"end\n")
+    lines = capfd.readouterr().err.splitlines()
+    assert sorted(lines[:-1]) == sorted("0123" * 50) and lines[-1] == "end"
 
 
 @pytest.mark.parametrize("overviews", ["none", "average"])
