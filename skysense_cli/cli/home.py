@@ -136,6 +136,10 @@ class _Place:
         return False
 
     def _refuse_strangers(self) -> None:
+        if self.single:
+            from skysense_cli.geo.ours import refuse_strangers
+
+            refuse_strangers([self.environment])
         if self.output.exists() if self.single else self.holds_work():
             raise OutputError(f"{self.output} exists and has no {self.recipe.name}, so it is not skysense's; choose another --out")
 
@@ -169,16 +173,14 @@ class _Place:
         return [self.output.with_name(f".{self.output.name}.{what}") for what in ("parts", "scenes")]
 
     def _beside(self) -> "Iterator[Path]":
-        """What `predict` writes beside its map."""
-        from skysense_cli.geo.vector_files import is_ours
+        """What `predict` wrote beside its map; what is called so and is not ours, e.g. an area, is not."""
+        from skysense_cli.geo.ours import is_ours
         from skysense_cli.recipe.schema.maps import What
 
-        for kind in ("", "_scene", *(f"_{what}" for what in get_args(What))):
-            for end in (self.output.suffix, ".png", ".legend.json", ".stac.json"):
-                yield self.output.with_name(f"{self.output.stem}{kind}{end}")
-            vectors = (self.output.with_name(f"{self.output.stem}{kind}{end}") for end in VECTORS)
-            yield from (path for path in vectors if path.exists() and is_ours(path))  # e.g. an area of the same name is not
-        yield self.output.with_name(f"{self.output.stem}_counts.tif")
+        kinds = ("", "_scene", *(f"_{what}" for what in get_args(What)))
+        ends = (self.output.suffix, ".png", ".legend.json", ".stac.json", *VECTORS)
+        names = [f"{self.output.stem}{kind}{end}" for kind in kinds for end in ends] + [f"{self.output.stem}_counts.tif"]
+        yield from (path for name in names if (path := self.output.with_name(name)).exists() and is_ours(path))
 
 
 @contextmanager
@@ -187,7 +189,7 @@ def _locked(lock: Path, output: Path) -> Iterator[None]:
 
     Folders that are made for it are removed again when nothing is left in them.
     """
-    made = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
+    made = [folder for folder in (lock.parent, *lock.parent.parents) if not os.path.exists(folder)]  # Path.exists may raise
     try:
         descriptor = _open_lock(lock)
     except BlockingIOError:

@@ -55,6 +55,11 @@ def run(recipe: "PredictRecipe", options: Options, *, workers: int = 1, cluster:
     from skysense_cli.engine.scene_parts import parts_of
 
     parts = parts_of(recipe) if recipe.scenes is None else parts_of(recipe, _ending(recipe, options))
+    if recipe.mosaic is not None:
+        from skysense_cli.engine.scene_mosaic import files_beside
+        from skysense_cli.geo.ours import refuse_strangers
+
+        refuse_strangers(files_beside(recipe))
     if recipe.mosaic is None or options.dry_run:
         _predict_all(parts, options, workers, cluster)
         return

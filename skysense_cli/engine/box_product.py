@@ -140,7 +140,7 @@ class BoxFiles:
         return self.path.with_name(f"{self.path.stem}_counts.tif")
 
     def all(self) -> list[Path]:
-        """Every file, in the order in which they appear."""
+        """Every file, the output first."""
         beside = [self.path.with_suffix(end) for end in (".png", ".stac.json")]
         return [self.path, *([self.counts] if self.counts_m is not None else []), *beside]
 

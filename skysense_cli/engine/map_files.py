@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 import numpy as np
 
-from skysense_cli import console
+from skysense_cli import __version__, console
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.patch_files import write_patches
@@ -50,14 +50,11 @@ class MapFiles:
 
     def raster(self, kind: ScoreMap) -> Path:
         """The file of one of the maps."""
-        return self.path if kind is self.maps[0] else self.path.with_name(f"{self.path.stem}_{kind.what}{self.path.suffix}")
+        return raster_paths(self.path, [one.what for one in self.maps])[list(self.maps).index(kind)]
 
     def all(self) -> list[Path]:
-        """Every file, in the order in which they appear."""
-        rasters = [self.raster(kind) for kind in self.maps]
-        legends = [self.path.with_suffix(".legend.json")] if any(kind.what == "class" for kind in self.maps) else []
-        pictures = [raster.with_suffix(".png") for raster in rasters]
-        return [*rasters, *legends, *pictures, *self.vectors().values(), self.path.with_suffix(".stac.json")]
+        """Every file, the output first."""
+        return [*map_paths(self.path, [kind.what for kind in self.maps]), *self.vectors().values()]
 
     def differences(self) -> list[str] | None:
         """The tags by which the maps that are there were made from something else; None when files are missing."""
@@ -172,6 +169,18 @@ class _Looked:
         self.reduced.put_few(np.where(valid[few], shown * np.float32(self.kind.scale), np.float32(np.nan)), top, left)
 
 
+def raster_paths(path: Path, kinds: Sequence[What]) -> list[Path]:
+    """The file of each kind of map; the first is `path`."""
+    return [path, *(path.with_name(f"{path.stem}_{kind}{path.suffix}") for kind in kinds[1:])]
+
+
+def map_paths(path: Path, kinds: Sequence[What]) -> list[Path]:
+    """The rasters of maps, the first at `path`, and what lies beside them."""
+    rasters = raster_paths(path, kinds)
+    legends = [path.with_suffix(".legend.json")] if "class" in kinds else []
+    return [*rasters, *legends, *(raster.with_suffix(".png") for raster in rasters), path.with_suffix(".stac.json")]
+
+
 def maps_of(bundle: LoadedBundle, kinds: Sequence[What], precision: Literal["uint8", "float32"]) -> tuple[ScoreMap, ...]:
     """The maps of a bundle's raster head. Raises RecipeError for a kind that its head has nothing for."""
     values = bundle.head is not None and bundle.head.values
@@ -203,4 +212,4 @@ def _legend_text(legend: list[Entry], counts: np.ndarray) -> str:
     for number, (entry, count) in enumerate(zip(legend, counts.tolist(), strict=True)):
         color = "#{:02x}{:02x}{:02x}".format(*entry.color)
         lines.append({"id": number, "name": entry.label, "color": color, "pixels": count, "share": round(entry.share, 6)})
-    return json.dumps({"classes": lines}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({"skysense": __version__, "classes": lines}, indent=1, ensure_ascii=False) + "\n"

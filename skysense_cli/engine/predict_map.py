@@ -22,11 +22,16 @@ from skysense_cli.engine.room import Room, kept_on_failure
 from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
 from skysense_cli.engine.tiling import Window, runs
 from skysense_cli.errors import BundleError, RecipeError
+from skysense_cli.geo.ours import refuse_strangers
 from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
 class Files(Protocol):
     """The files that an output ends in."""
+
+    def all(self) -> list[Path]:
+        """Every file, the output first."""
+        ...
 
     def differences(self) -> list[str] | None:
         """The tags by which the files that are there were made from something else; None when files are missing."""
@@ -181,7 +186,8 @@ class Prediction:
 def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
     """The scene of a recipe, ready to be predicted, and what is written of it.
 
-    Raises BundleError for a bundle whose head is not made for scenes, RecipeError and GridError when the scene does not fit.
+    Raises BundleError for a bundle whose head is not made for scenes, RecipeError and GridError when the scene does not fit,
+    RecipeError when a file of someone else lies where one beside the output goes.
     """
     if bundle.head is None or bundle.without_task:
         raise BundleError(f"{bundle.path} {bundle.without_task}; fine-tune it first, or use map-prototypes")
@@ -191,4 +197,6 @@ def open_prediction(recipe: PredictRecipe, bundle: LoadedBundle) -> Prediction:
     if anchor not in recipe.scene:
         raise RecipeError(f"predict: scene lacks {anchor!r}, the modality whose features the head of {bundle.path} reads")
     job = open_job(recipe, bundle, recipe.write.gsd)
-    return Prediction(recipe, BoxProduct.of(recipe, job) if bundle.finds_objects else RasterProduct.of(recipe, job))
+    product: Product = BoxProduct.of(recipe, job) if bundle.finds_objects else RasterProduct.of(recipe, job)
+    refuse_strangers(product.files(recipe.output, {}).all()[1:])
+    return Prediction(recipe, product)

@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 
 from skysense_cli.engine.score_map import Color
 from skysense_cli.files import whole_file
+from skysense_cli.geo.ours import PICTURE_MARK
 
 LARGEST_PX = 1024
 LONGEST_LEGEND = 24
@@ -153,4 +154,4 @@ def _save(path: Path, figure: Figure, axes, title: str) -> None:  # type: ignore
     axes.set_title(shown, fontsize=9, loc="left", parse_math=False)
     with whole_file(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(temporary, format="png", metadata={"Software": None})  # no version: equal maps are equal files
+        figure.savefig(temporary, format="png", metadata={"Software": None, **PICTURE_MARK})  # no version: equal maps are equal files

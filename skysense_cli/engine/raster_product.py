@@ -23,7 +23,6 @@ from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import ScoreMap, pixels_of
 from skysense_cli.engine.tiling import Window
 from skysense_cli.errors import RecipeError
-from skysense_cli.geo.vector_files import is_ours
 from skysense_cli.recipe.schema.maps import PredictRecipe
 
 
@@ -45,11 +44,7 @@ class RasterProduct:
         maps = maps_of(job.bundle, recipe.write.kinds, recipe.write.dtype)
         channels, abreast = job.scene.channels, steps_abreast(job.bundle.device)
         plan = fitted(job.plan, recipe.tiles.max_bytes, channels, len(job.bundle.classes), _pixel_bytes(maps), abreast)
-        product = cls(recipe, replace(job, plan=plan), maps)
-        for vector in product.files(recipe.output, {}).vectors().values():
-            if vector.exists() and not is_ours(vector):
-                raise RecipeError(f"predict: {vector} exists and is not skysense's; move it, or choose another --out")
-        return product
+        return cls(recipe, replace(job, plan=plan), maps)
 
     def lines(self) -> list[tuple[str, str]]:
         """(what, value) lines of the plan."""

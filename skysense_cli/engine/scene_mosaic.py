@@ -24,7 +24,7 @@ from skysense_cli.data.scenes import SceneStack
 from skysense_cli.data.sources import Item
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.engine.bundle import WEIGHTS
-from skysense_cli.engine.map_files import MapFiles
+from skysense_cli.engine.map_files import MapFiles, map_paths, raster_paths
 from skysense_cli.engine.merging import Layer, Merger, grid_of_all
 from skysense_cli.engine.mosaic import Axis
 from skysense_cli.engine.scene_job import SceneJob
@@ -111,7 +111,7 @@ class SceneMosaic:
             colors={number: hue_color(number, number % 3) for number in range(len(self.layers))}, tags=self._tags(digest),
             compress=self.recipe.write.compress,
         )  # fmt: skip
-        return GeoTiffStream(path.with_name(f"{path.stem}_scene{path.suffix}"), grid, 1, "uint16", look, sparse=True)
+        return GeoTiffStream(_scene_map(path), grid, 1, "uint16", look, sparse=True)
 
 
 @contextmanager
@@ -139,6 +139,12 @@ class _Made:
             yield name, arrays
 
 
+def files_beside(recipe: PredictRecipe) -> list[Path]:
+    """What is written beside the mosaic of a recipe."""
+    scenes = [_scene_map(recipe.output)] if recipe.mosaic is not None and recipe.mosaic.scene_map else []
+    return [*map_paths(recipe.output, recipe.write.kinds)[1:], *scenes]
+
+
 def is_complete(recipe: PredictRecipe, bundle: LoadedBundle, path: Path, digest: str) -> bool:
     """Whether the mosaic is there, made by this recipe with this bundle, and nothing of an unfinished run is."""
     if not path.exists() or parts_folder(path).exists():
@@ -149,16 +155,18 @@ def is_complete(recipe: PredictRecipe, bundle: LoadedBundle, path: Path, digest:
         "SKYSENSE_BUNDLE_SHA256": bundle.manifest[WEIGHTS]["sha256"],
         "SKYSENSE_VERSION": __version__,
     }
-    scenes = path.with_name(f"{path.stem}_scene{path.suffix}")
-    there = path.with_suffix(".stac.json").exists() and (mosaic is None or not mosaic.scene_map or scenes.exists())
+    there = path.with_suffix(".stac.json").exists() and (mosaic is None or not mosaic.scene_map or _scene_map(path).exists())
     return there and all(tags.get(name) == value for name, value in wanted.items())
+
+
+def _scene_map(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_scene{path.suffix}")
 
 
 def _layer(name: str, part: PredictRecipe) -> Layer:
     """The map of one scene. Its kinds of map lie beside it; its STAC item says when it is of."""
-    first = part.output
-    others: dict[str, Path] = {what: first.with_name(f"{first.stem}_{what}{first.suffix}") for what in part.write.kinds[1:]}
-    files: dict[str, Path] = {part.write.kinds[0]: first, **others}
+    first, kinds = part.output, part.write.kinds
+    files: dict[str, Path] = dict(zip(kinds, raster_paths(first, kinds), strict=True))
     info = describe(first)
     properties = json.loads(first.with_suffix(".stac.json").read_text(encoding="utf-8"))["properties"]
     told = properties.get("end_datetime") or properties.get("datetime")

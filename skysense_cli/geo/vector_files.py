@@ -212,14 +212,6 @@ def _settings() -> Iterator[None]:
         pyogrio.set_gdal_config_options(before)
 
 
-def is_ours(path: Path) -> bool:
-    """Whether the file says that skysense wrote it."""
-    try:
-        return any(name.startswith("SKYSENSE_") for name in read_tags(path))
-    except GridError:
-        return False
-
-
 def read_tags(path: Path) -> dict[str, str]:
     """The tags of a file that `VectorStream` wrote. Raises GridError that names the file when it is none."""
     try:

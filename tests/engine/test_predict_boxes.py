@@ -35,6 +35,7 @@ CUTS = {
     "whole": "{size_m: 4000, overlap: 0.25}", "flips": "{size_m: 400, overlap: 0.4, batch: 8, flips: true}",
 }  # fmt: skip
 ENDS = ("gpkg", "parquet", "geojson")
+TAKEN = {"counts": "a_counts.tif", "picture": "a.png"}
 AREA_PX = (52.0, 33.0, 131.0, 108.0)  # left, top, right, bottom
 AREA_CUTS = ("640", "400", "360")
 
@@ -207,6 +208,7 @@ def home(tmp_path_factory):
         ["predict", write_recipe(home, "large", CUTS["640"], "large.gpkg", scene="large")],
         ["predict", write_recipe(home, "bad_name", CUTS["640"], "made.tif")],
         ["predict", write_recipe(home, "bad_polygons", CUTS["640"], "made.gpkg", "write: {polygons: {}}")],
+        *(["predict", write_recipe(home, f"taken_{end}", CUTS["640"], f"taken_{end}/a.gpkg", more)] for end in TAKEN),
         ["predict", write_recipe(home, "dry", CUTS["640"], "dry.gpkg"), "--dry-run"],
         ["predict", home / "bundle", home / "scene/20210401.tif", "--out", home / "bare"],
         [
@@ -222,6 +224,9 @@ def home(tmp_path_factory):
         *(["in_pieces", home / f"one_{end}.yaml", home / f"three/{end}.{end}"] for end in ENDS),
         ["resumed_in_ranks", home / "one_parquet.yaml", home / "four/parquet.parquet"],
     ]
+    for end, name in TAKEN.items():
+        (home / f"taken_{end}").mkdir()
+        (home / f"taken_{end}" / name).write_text("theirs")
     commands = [[str(part) for part in command] for command in commands]
     said = [json.loads(line) for line in run_python(library, DRIVER, json.dumps(commands)).splitlines()]
     names = [Path(command[1]).stem for command in commands]
@@ -369,6 +374,13 @@ def test_what_does_not_go_with_boxes_is_refused(home):
     }.items():
         assert runs[name]["code"] == 2 and message in runs[name]["err"], runs[name]
     assert not list(folder.glob("made*"))
+
+
+@pytest.mark.parametrize("end", TAKEN)
+def test_a_file_of_another_beside_the_objects_is_refused(home, end):
+    run, name = home[-1][f"taken_{end}"], TAKEN[end]
+    assert run["code"] == 2 and f"{name} exists and is not skysense's; move it, or choose another --out" in run["err"]
+    assert [path.name for path in (home[0] / f"taken_{end}").iterdir()] == [name]
 
 
 def test_the_plan_says_how_large_objects_may_be(home):

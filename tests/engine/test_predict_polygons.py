@@ -99,6 +99,27 @@ def test_a_file_of_the_user_is_never_replaced(home):
     assert area.read_text() == '{"type": "FeatureCollection", "features": []}'
 
 
+@pytest.mark.parametrize(
+    "name", ["map_margin.tif", "map.png", "map_margin.png", "map.legend.json", "map.stac.json", "map.environment.json", "map.gpkg"]
+)
+def test_no_file_of_another_beside_the_map_is_replaced_or_removed(home, name):
+    write = "{what: [class, margin], polygons: {}}"
+    (home / "maps").mkdir()
+    (home / "maps" / name).write_text("theirs")
+    with pytest.raises(RecipeError, match=f"{name} exists and is not skysense's; move it, or choose another --out"):
+        predict(home, write)
+    (home / "maps" / name).unlink()
+    predict(home, write)
+    made = {path.name for path in (home / "maps").iterdir()}
+    assert name in made
+    (home / "maps" / name).write_text("theirs")
+    if name in ("map_margin.tif", "map_margin.png", "map.gpkg"):  # those that another recipe does not write stay
+        predict(home, "{what: class}", overwrite=True)
+        gone = {"map_margin.tif", "map_margin.png", "map.gpkg"} - {name}
+        assert {path.name for path in (home / "maps").iterdir()} == made - gone
+        assert (home / "maps" / name).read_text() == "theirs"
+
+
 def test_polygons_need_a_class_map_and_boxes_a_detector(home):
     with pytest.raises(RecipeError, match="write.polygons: are made of the class map, which `what` does not name"):
         predict(home, "{what: probability, polygons: {}}")

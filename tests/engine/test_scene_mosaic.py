@@ -115,6 +115,17 @@ def test_a_finished_mosaic_is_left_alone_and_the_same_recipe_gives_the_same_byte
     assert {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["mosaic_scene.tif", "mosaic.png", "mosaic.stac.json"])
+def test_a_file_of_another_beside_a_mosaic_is_refused_before_scenes_are_mapped(home, scene_kit, tmp_path, name):
+    (tmp_path / name).write_text("theirs")
+    scenes = [home / "late_20210601.tif", home / "early_20210401.tif"]
+    more = ["--mosaic", "latest", "--set", "mosaic.scene_map=true"]
+    for dry_run in ([], ["--dry-run"]):
+        found = scene_kit.command(home / "bundle", *scenes, "--out", tmp_path, *more, *dry_run)
+        assert f"{name} exists and is not skysense's; move it" in str(found.exception)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_a_scene_that_fails_is_named_and_keeps_the_mosaic_from_being_written(home, scene_kit, tmp_path):
     (tmp_path / "broken_20210501.tif").write_bytes(b"II*\0 nothing")
     scenes = [home / "early_20210401.tif", tmp_path / "broken_20210501.tif", home / "late_20210601.tif"]
