@@ -87,7 +87,7 @@ class BoxProduct:
     def _strips(self, rows: range) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         job, plan = self.job, self.job.plan
         cores = Cores(*plan.axes_px, plan.shape)
-        scene, claimed = LookedAt(job), list[Claimed]()
+        scene, claimed = LookedAt(job, rows), list[Claimed]()
         head = cast(Head, job.bundle.head)
         find = pooled(self._found, same_iou=head.same_iou) if self.recipe.tiles.flips else self._found
         for event in compute(find, job.to_batch, scene, plan, rows, abreast=steps_abreast(job.bundle.device)):

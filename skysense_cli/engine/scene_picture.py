@@ -15,13 +15,13 @@ from skysense_cli.engine.tiling import Window
 class LookedAt:
     """The scene of a job, to be read by windows; of each it keeps the few pixels that a picture shows until `take`.
 
-    They are the median of the dates, in stored units, as red, green and blue.
+    They are the median of the dates, in stored units, as red, green and blue.   rows: of tiles, whose windows are taken
     """
 
-    def __init__(self, job: SceneJob) -> None:
+    def __init__(self, job: SceneJob, rows: range) -> None:
         self._scene, self._plan = job.scene, job.plan
         self._name, self._bands = color_bands(job.inputs)
-        self._windows = {(job.plan.rows.starts[window.row], window.left): window for window in job.plan.windows()}
+        self._windows = {(job.plan.rows.starts[window.row], window.left): window for window in job.plan.windows(rows)}
         self._few = Reduced(job.plan.shape).few
         self._kept: dict[str, np.ndarray] = {}
 

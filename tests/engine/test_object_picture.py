@@ -93,7 +93,7 @@ def test_what_is_shown_of_a_scene_is_every_nth_pixel_however_it_is_cut(tmp_path,
     recipe = load_recipe(path, "predict", (option,))
     job = open_job(recipe, load_bundle(recipe.bundle, "cpu"), recipe.write.gsd)
     plan = job.plan.in_blocks(blocks)
-    looked, shown = LookedAt(replace(job, plan=plan)), Reduced(plan.shape, empty=np.nan)
+    looked, shown = LookedAt(replace(job, plan=plan), range(plan.tiles[0])), Reduced(plan.shape, empty=np.nan)
     for event in compute(lambda batch, _: [0] * len(batch.region), job.to_batch, looked, plan, range(plan.tiles[0])):
         if isinstance(event, WindowDone):
             shown.put_few(looked.take(event.window, event.valid), *(part.start for part in plan.pixels(event.window)))
