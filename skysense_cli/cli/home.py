@@ -73,12 +73,12 @@ def claim(output: Path, recipe: "BaseModel", options: Options) -> Iterator[Home]
             yield Home(output, resolved.digest(recipe), resumed)
         except UnreadableError:  # a damaged scene gives no map however often one tries, so nothing of it is kept
             if place.single and not resumed and not output.exists():
-                place.empty()
+                place.withdraw()
             raise
         except (DiskError, OSError) as error:
             told = error if isinstance(error, DiskError) else disk_error(error)
             if told is not None and not resumed and not place.holds_work():
-                place.empty()
+                place.withdraw()
             if told is None or told is error:
                 raise
             raise DiskError(f"{told}; {AGAIN}") from error
@@ -150,6 +150,13 @@ class _Place:
         ours = {self.recipe.name, self.environment.name, self.lock.name, self.recipe.name + TEMPORARY, self.environment.name + TEMPORARY}
         return any(entry.name not in ours for entry in self.output.iterdir())
 
+    def withdraw(self) -> None:
+        """Remove what a run that gave nothing wrote, and no file that may have been there before it."""
+        for unfinished in self._unfinished() if self.single else ():
+            shutil.rmtree(unfinished, ignore_errors=True)
+        for path in (self.environment, self.recipe):
+            path.unlink(missing_ok=True)
+
     def empty(self) -> None:
         """Remove what is ours."""
         if self.single:
@@ -166,7 +173,7 @@ class _Place:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-        self.recipe.unlink(missing_ok=True)  # last: a kill on the way leaves a folder that is still known as ours
+        self.recipe.unlink()  # last: a kill on the way leaves a folder that is still known as ours
 
     def _unfinished(self) -> list[Path]:
         """Folders of a run of `predict` that did not end: strips of a map, maps of a mosaic."""

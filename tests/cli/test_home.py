@@ -13,6 +13,7 @@ import pytest
 from skysense_cli.cli.home import OutputError, claim
 from skysense_cli.cli.options import Options
 from skysense_cli.errors import DiskError
+from skysense_cli.geo.opening import UnreadableError
 from skysense_cli.recipe.load import bind_recipe, load_recipe
 from skysense_cli.recipe.resolved import digest
 
@@ -162,6 +163,15 @@ def test_a_disk_that_takes_nothing_leaves_no_trace(tmp_path, tree, name, error):
         with claim(tmp_path / name, recipe(tree), Options()):
             raise error
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [DiskError("full"), UnreadableError("damaged")])
+def test_files_that_were_there_before_are_no_part_of_what_is_withdrawn(tmp_path, error):
+    for name in ("crops.png", "crops.stac.json", "crops_class.tif"):
+        (tmp_path / name).write_text("somebody's")
+    with pytest.raises(type(error)), claim(tmp_path / "crops.tif", recipe(PREDICT), Options()):
+        raise error
+    assert files(tmp_path) == ["crops.png", "crops.stac.json", "crops_class.tif"]
 
 
 @pytest.mark.parametrize(("tree", "name", "work"), [(MAP, "maps", "maps/part"), (PREDICT, "crops.tif", ".crops.tif.parts/r.npz")])
