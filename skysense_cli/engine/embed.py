@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from skysense_cli.core.batch import Batch
+from skysense_cli.core.features import Features
 from skysense_cli.data.sample import Sample
 from skysense_cli.engine.assemble import LoadedBundle
 from skysense_cli.errors import BundleError, RecipeError
@@ -39,20 +40,28 @@ class Embedder:
         Raises BundleError when a feature is not finite.
         """
         with torch.inference_mode():
-            features = self.bundle.model(batch.to(self.bundle.device))
-            if self.feature == FUSED:
-                found, seen = features.fused, features.seen_any
-            elif self.feature == FUSED_MM:
-                found, seen = features.fused_mm, features.seen_any
-            else:
-                shown = features.seen[self.feature]
-                weight = shown[:, :, None].to(features.modal[self.feature])  # (B, T, h, w) -> (B, T, 1, h, w)
-                found = (features.modal[self.feature] * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
-                seen = shown.any(dim=1)
-            found = torch.where(seen[:, None], found.float(), 0)
+            return self.of(self.bundle.model(batch.to(self.bundle.device)))
+
+    def of(self, features: Features) -> tuple[Tensor, Tensor]:
+        """As `cells`, of what the model makes of a batch."""
+        if self.feature == FUSED:
+            found, seen = features.fused, features.seen_any
+        elif self.feature == FUSED_MM:
+            found, seen = features.fused_mm, features.seen_any
+        else:
+            shown = features.seen[self.feature]
+            weight = shown[:, :, None].to(features.modal[self.feature])  # (B, T, h, w) -> (B, T, 1, h, w)
+            found = (features.modal[self.feature] * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+            seen = shown.any(dim=1)
+        found = torch.where(seen[:, None], found.float(), 0)
         if not bool(torch.isfinite(found).all()):
             raise BundleError(f"{self.bundle.path}: the model gives features that are not finite; see with which data it was trained")
         return found, seen
+
+    def told(self, features: Features) -> Tensor:
+        """(B, d + 1, h, w) float32: the features and, last, 1 where some date sees the cell; what a `predict.Raster` that is told takes."""
+        cells, seen = self.of(features)
+        return torch.cat([cells, seen[:, None].to(cells)], dim=1)
 
 
 def embedder(bundle: LoadedBundle, feature: str = FUSED) -> Embedder:

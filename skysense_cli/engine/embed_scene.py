@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skysense_cli import console
@@ -23,7 +22,7 @@ from skysense_cli.engine.embed import Embedder, embedder
 from skysense_cli.engine.embed_files import VECTORS, Vector, own_tags, vector_facts, write_vectors
 from skysense_cli.engine.feature_map import FeatureMap, FeaturePicture
 from skysense_cli.engine.parts import Parts
-from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
+from skysense_cli.engine.predict import Finished, Raster, predict_scene, steps_abreast
 from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
 from skysense_cli.engine.tiling import Plan, Window, runs
 from skysense_cli.errors import GridError, RecipeError
@@ -82,7 +81,7 @@ class SceneEmbedding:
             strips = zip(windows, parts.take(window.name for window in windows), strict=True)
             for window, (_, arrays) in console.progress(strips, "strips into files", len(windows)):
                 dates |= _dates_in(arrays["dates"])
-                values, seen, top = arrays["scores"][:-1], arrays["scores"][-1] > 0.5, self.job.plan.pixels(window)[0].start
+                values, seen, top = arrays["cells"], arrays["seen"], self.job.plan.pixels(window)[0].start
                 means.add(top, values, seen)
                 values[:, ~seen] = np.nan
                 if cells is not None:
@@ -112,7 +111,8 @@ class SceneEmbedding:
 
         def keep(strip: Finished) -> None:
             top = plan.rows.starts[windows[strip.name].row]
-            parts.put(strip.name, {"scores": strip.scores, "dates": _dates_out(scene.dates, [(top, left) for left in plan.columns.starts])})
+            dates = _dates_out(scene.dates, [(top, left) for left in plan.columns.starts])
+            parts.put(strip.name, {"cells": strip.scores, "seen": strip.valid, "dates": dates})
 
         with Behind[Finished](keep) as kept:
             for rows in runs(window.row for name, window in windows.items() if name not in there):
@@ -134,15 +134,15 @@ class SceneEmbedding:
         return all(have)
 
     def _rows(self, scene: Noting, rows: range) -> Iterator[Finished]:
-        """Strips of some rows of tiles; the last channel is 1 where a date sees the cell, which blending leaves at 0 or 1."""
+        """Strips of some rows of tiles, valid where a date sees the cell."""
+        bundle, job = self.asked.bundle, self.job
 
-        def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
-            cells, seen = self.asked.cells(batch)
-            return torch.cat([cells, seen[:, None].to(cells)], dim=1)
+        def forward(batch: Batch, size: tuple[int, int]) -> list[Tensor]:
+            return [self.asked.told(bundle.model(batch.to(bundle.device)))]
 
-        return predict_scene(
-            forward, self.job.to_batch, scene, self.job.plan, self.asked.width + 1, rows, abreast=steps_abreast(self.asked.bundle.device)
-        )
+        raster = Raster(job.plan, self.asked.width, told=True)
+        for (strip,) in predict_scene(forward, job.to_batch, scene, job.plan, [raster], rows, abreast=steps_abreast(bundle.device)):
+            yield strip
 
 
 def open_scene_embedding(recipe: EmbedRecipe, bundle: LoadedBundle) -> SceneEmbedding:

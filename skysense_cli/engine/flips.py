@@ -9,18 +9,18 @@ from torch import Tensor
 from skysense_cli.core.batch import Batch, SeriesBatch
 from skysense_cli.core.boxes import nms
 from skysense_cli.core.heads import Found
+from skysense_cli.engine.predict import Forward
 
-Forward = Callable[[Batch, tuple[int, int]], Tensor]
 Finder = Callable[[Batch, tuple[int, int]], list[Found]]
 FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))  # axes
 
 
 def averaged(forward: Forward) -> Forward:
-    """The mean of the scores over the four flips, each flipped back; so the flipped scene gives the flipped map."""
+    """The mean of the scores of each raster over the four flips, each flipped back; so the flipped scene gives the flipped map."""
 
-    def scores(batch: Batch, size: tuple[int, int]) -> Tensor:
-        found = [forward(flipped(batch, axes), size).float().flip(axes) for axes in FLIPS]
-        return torch.stack(found).mean(dim=0)
+    def scores(batch: Batch, size: tuple[int, int]) -> list[Tensor]:
+        found = [[one.float().flip(axes) for one in forward(flipped(batch, axes), size)] for axes in FLIPS]
+        return [torch.stack(same).mean(dim=0) for same in zip(*found, strict=True)]
 
     return scores
 

@@ -1,8 +1,8 @@
 """A whole scene through a model: windows of tiles in, finished pieces of the map out, read ahead of the model.
 
 What every kind of output shares is `compute`: the results of tiles in order, and where a window ends. `predict_scene`
-gives them to a `RasterMosaic`; a mosaic of another kind takes them the same way: the results of the tiles of a window,
-then its end, then what is finished.
+gives them to a `RasterMosaic` for each raster; a mosaic of another kind takes them the same way: the results of the tiles
+of a window, then its end, then what is finished.
 """
 
 from collections import deque
@@ -22,13 +22,13 @@ from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine.ahead import ahead
 from skysense_cli.engine.mosaic import RasterMosaic
 from skysense_cli.engine.tiling import Plan, Span, Window
-from skysense_cli.engine.validity import finished_pixels
+from skysense_cli.engine.validity import finished_pixels, keep_asked
 from skysense_cli.errors import BundleError
 from skysense_cli.geo.kept import kept_open
 
 Result = TypeVar("Result")
 Given = TypeVar("Given")
-Forward = Callable[[Batch, tuple[int, int]], Tensor]  # (batch, (h, w)) -> (B, K, h, w) scores
+Forward = Callable[[Batch, tuple[int, int]], Sequence[Tensor]]  # (batch, (h, w)) -> (B, K, h, w) scores for each raster
 Compute = Callable[[Batch, tuple[int, int]], Sequence[Result]]  # (batch, (h, w)) -> one result per tile
 ToBatch = Callable[[Sequence[Sample]], Batch]
 
@@ -64,8 +64,21 @@ class WindowDone:
 
 
 @dataclass(frozen=True)
+class Raster:
+    """What the scores of tiles are blended into. plan: the scene's, in this raster's own pixels      channels: K of the scores
+
+    told: one channel more, after the scores, is 1 where they are valid and 0 elsewhere; blended like them it stays so.
+        Otherwise the pixels are those of the scene's plan, and valid where some date of some modality is.
+    """
+
+    plan: Plan
+    channels: int
+    told: bool = False
+
+
+@dataclass(frozen=True)
 class Finished:
-    """A finished piece of a map. name: of the strip      top, left: first row and column
+    """A finished piece of a raster. name: of the strip      top, left: first row and column
     scores: (K, n, w) float32, the receiver's to change      valid: (n, w) bool"""
 
     name: str
@@ -76,19 +89,19 @@ class Finished:
 
 
 def predict_scene(
-    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range | None = None, *, abreast: int = 1
-) -> Iterator[Finished]:
-    """The blended scores of a scene from top to bottom, each pixel of the map at most once.
+    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, rasters: Sequence[Raster], rows: range | None = None, *, abreast: int = 1
+) -> Iterator[tuple[Finished, ...]]:  # fmt: skip
+    """The blended scores of a scene from top to bottom, each pixel at most once: the same ground of every raster at a time.
 
-    channels: K of the scores that `forward` gives      rows: of tiles, whose finished pixels are asked for; None: all
+    forward: gives the scores of all rasters, in their order      rows: of tiles, whose finished pixels are asked for; None: all
     abreast: steps that go through `forward` at the same time, in threads; see `steps_abreast`
-    A pixel is valid where some date of some modality is, and where all tiles that cover it are wanted; where no tile is
-    wanted nothing comes out. A tile without any valid pixel is not computed.
+    No pixel is valid that a tile covers which is not wanted; where no tile is wanted nothing comes out. A tile without any
+    valid pixel is not computed.
     Which rows are asked for, and how the plan cuts strips, changes no bit. Raises BundleError when a score is not finite.
     """
     rows = range(plan.tiles[0]) if rows is None else rows
     pieces = sum(all(part.start < part.stop for part in plan.pixels(window)) for window in plan.windows(rows))
-    yield from console.progress(_finished(forward, to_batch, scene, plan, channels, rows, abreast), "strips", pieces)
+    yield from console.progress(_finished(forward, to_batch, scene, plan, rasters, rows, abreast), "strips", pieces)
 
 
 def steps_abreast(device: str) -> int:
@@ -100,30 +113,47 @@ def steps_abreast(device: str) -> int:
 
 
 def _finished(
-    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, channels: int, rows: range, abreast: int
-) -> Iterator[Finished]:  # fmt: skip
+    forward: Forward, to_batch: ToBatch, scene: Scene, plan: Plan, rasters: Sequence[Raster], rows: range, abreast: int
+) -> Iterator[tuple[Finished, ...]]:  # fmt: skip
     if not rows:
         return
-    scaled = plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px)
-    mosaic = RasterMosaic(channels, *scaled, plan.blocks)
+    blends = [_Blend(raster) for raster in rasters]
 
-    def finite(batch: Batch, size: tuple[int, int]) -> list[np.ndarray]:
-        scores = forward(batch, size).float().cpu()
-        if not bool(torch.isfinite(scores).all()):
+    def finite(batch: Batch, size: tuple[int, int]) -> list[tuple[np.ndarray, ...]]:
+        found = [scores.float().cpu() for scores in forward(batch, size)]
+        if not all(bool(torch.isfinite(scores).all()) for scores in found):
             raise BundleError("the model gives scores that are not finite; see with which data it was trained")
-        return list(scores.numpy())
+        return list(zip(*(scores.numpy() for scores in found), strict=True))
 
     for event in compute(finite, to_batch, scene, plan, rows, abreast=abreast):
         window = event.window
         if isinstance(event, TileDone):
-            mosaic.add(window.row, window.block, event.result)
+            for number, blend in enumerate(blends):
+                blend.mosaic.add(window.row, window.block, None if event.result is None else event.result[number])
             continue
-        scores, (down, across) = mosaic.finish(window.row, window.block), plan.pixels(window)
-        height, width = event.valid.shape
-        above, beside = plan.before(window)
-        valid = event.valid[above:, beside:]
-        if window.row in rows and valid.size:
-            yield Finished(window.name, down.start, across.start, scores[:, above:height, beside:width], valid)
+        pieces = tuple(blend.finish(window, event.valid) for blend in blends)
+        if window.row in rows and all(piece.valid.size for piece in pieces):
+            yield pieces
+
+
+class _Blend:
+    """A raster while it is blended."""
+
+    def __init__(self, raster: Raster) -> None:
+        plan, self.raster = raster.plan, raster
+        scaled = plan.rows.scaled(plan.unit_px), plan.columns.scaled(plan.unit_px)
+        self.mosaic = RasterMosaic(raster.channels + raster.told, *scaled, plan.blocks)
+
+    def finish(self, window: Window, valid: np.ndarray) -> Finished:
+        """The pixels that end with a window. valid: of the scene's plan"""
+        plan = self.raster.plan
+        (down, across), (above, beside) = plan.reached(window), plan.before(window)
+        scores = self.mosaic.finish(window.row, window.block)[:, : down.stop - down.start, : across.stop - across.start]
+        if self.raster.told:
+            scores, valid = scores[:-1], scores[-1] > 0.5
+            keep_asked(valid, plan, window)
+        top, left = down.start + above - plan.origin[0], across.start + beside - plan.origin[1]
+        return Finished(window.name, top, left, scores[:, above:, beside:], valid[above:, beside:])
 
 
 def compute(

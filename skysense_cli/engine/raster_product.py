@@ -17,7 +17,7 @@ from skysense_cli.engine.flips import averaged
 from skysense_cli.engine.map_files import MapFiles, maps_of
 from skysense_cli.engine.memory import fitted, needs
 from skysense_cli.engine.parts import Parts
-from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
+from skysense_cli.engine.predict import Finished, Raster, predict_scene, steps_abreast
 from skysense_cli.engine.room import Room
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.score_map import ScoreMap, pixels_of
@@ -81,11 +81,12 @@ class RasterProduct:
         job = self.job
         model, head, device = job.bundle.model, cast(Head, job.bundle.head), job.bundle.device
 
-        def forward(batch: Batch, size: tuple[int, int]) -> Tensor:
-            return head.predict(head(model(batch.to(device))), size)
+        def forward(batch: Batch, size: tuple[int, int]) -> list[Tensor]:
+            return [head.predict(head(model(batch.to(device))), size)]
 
-        scores = averaged(forward) if self.recipe.tiles.flips else forward
-        return predict_scene(scores, job.to_batch, job.scene, job.plan, len(job.bundle.classes), rows, abreast=steps_abreast(device))
+        scores, raster = averaged(forward) if self.recipe.tiles.flips else forward, Raster(job.plan, len(job.bundle.classes))
+        for (strip,) in predict_scene(scores, job.to_batch, job.scene, job.plan, [raster], rows, abreast=steps_abreast(device)):
+            yield strip
 
 
 def _pixel_bytes(maps: tuple[ScoreMap, ...]) -> int:

@@ -26,11 +26,16 @@ def finished_pixels(strip: Mapping[str, Series], plan: Plan, window: Window) -> 
     first = (window.left - plan.columns.starts[window.columns.start]) * plan.unit_px
     read = read[: found.shape[0], : max(found.shape[1] - first, 0)]
     found[: read.shape[0], first : first + read.shape[1]] = read
-    if plan.wanted is not None:
-        _leave_out(found, plan, window)
-    if plan.area is not None:
-        found &= plan.area.inside(down, across)
+    keep_asked(found, plan, window)
     return found
+
+
+def keep_asked(valid: np.ndarray, plan: Plan, window: Window) -> None:
+    """Make finished pixels of a window invalid that the plan does not ask for, or cannot give: `valid` (n, w) bool."""
+    if plan.wanted is not None:
+        _leave_out(valid, plan, window)
+    if plan.area is not None:
+        valid &= plan.area.inside(*plan.reached(window))
 
 
 def _leave_out(valid: np.ndarray, plan: Plan, window: Window) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from skysense_cli.engine.assemble import load_bundle
 from skysense_cli.engine.mosaic import Axis
-from skysense_cli.engine.predict import predict_scene
+from skysense_cli.engine.predict import Raster, predict_scene
 from skysense_cli.engine.predict_map import open_prediction
 from skysense_cli.engine.scene_job import SceneJob
 from skysense_cli.engine.tiling import Plan
@@ -25,12 +25,11 @@ def labels(job: SceneJob, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
     """(H, W) class numbers and where they are valid."""
     head = job.bundle.head
     assert head is not None, "a bundle with a head"
+    rasters = [Raster(plan, len(job.bundle.classes))]
     parts = list(
-        predict_scene(
-            lambda batch, size: head.predict(head(job.bundle.model(batch)), size), job.to_batch, job.scene, plan, len(job.bundle.classes)
-        )
+        predict_scene(lambda batch, size: [head.predict(head(job.bundle.model(batch)), size)], job.to_batch, job.scene, plan, rasters)
     )
-    return np.concatenate([part.scores.argmax(axis=0) for part in parts]), np.concatenate([part.valid for part in parts])
+    return np.concatenate([part.scores.argmax(axis=0) for (part,) in parts]), np.concatenate([part.valid for (part,) in parts])
 
 
 def half_later(axis: Axis) -> Axis:

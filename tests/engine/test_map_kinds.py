@@ -124,14 +124,14 @@ def test_flips_are_averaged_so_that_a_flipped_scene_has_the_flipped_scores(place
     batch = job.to_batch([job.scene.tile(strip, left, 4) for left in (0, 3)])
 
     def forward(given, size):
-        return loaded.head.predict(loaded.head(loaded.model(given)), size)
+        return [loaded.head.predict(loaded.head(loaded.model(given)), size)]
 
     with torch.inference_mode():
-        plain = [forward(flipped(batch, axes), (16, 16)).flip(axes) for axes in ((), (-1,), (-2,), (-2, -1))]
-        mean = averaged(forward)(batch, (16, 16))
+        plain = [forward(flipped(batch, axes), (16, 16))[0].flip(axes) for axes in ((), (-1,), (-2,), (-2, -1))]
+        (mean,) = averaged(forward)(batch, (16, 16))
         torch.testing.assert_close(mean, sum(plain) / 4)
         assert not torch.allclose(mean, plain[0], atol=1e-3)
-        torch.testing.assert_close(averaged(forward)(flipped(batch, (-1,)), (16, 16)).flip(-1), mean)
+        torch.testing.assert_close(averaged(forward)(flipped(batch, (-1,)), (16, 16))[0].flip(-1), mean)
 
 
 def test_flips_are_a_choice_of_the_recipe(place, tmp_path):

@@ -13,7 +13,7 @@ from odc.geo.geobox import GeoBox
 from skysense_cli.data.dataset import Input, batch_of
 from skysense_cli.data.sample import Sample, Series
 from skysense_cli.engine.mosaic import Axis
-from skysense_cli.engine.predict import predict_scene
+from skysense_cli.engine.predict import Raster, predict_scene
 from skysense_cli.engine.tiling import make_plan, size_in_units
 from skysense_cli.engine.validity import valid_pixels
 from skysense_cli.errors import BundleError, GridError
@@ -76,10 +76,18 @@ def whole_patches(batch, size):
 MODELS = {"constant": (constant, 2), "pointwise": (pointwise, 3), "coordinates": (coordinates, 2), "whole_patches": (whole_patches, 1)}
 
 
+def blended(forward, scene, plan, channels, rows=None):
+    """The pieces of one raster."""
+    one, to_batch = [Raster(plan, channels)], lambda samples: batch_of(samples, {"hr": RGB})
+    found = predict_scene(lambda batch, size: [forward(batch, size)], to_batch, scene, plan, one, rows)
+    for (piece,) in found:
+        yield piece
+
+
 def run(model, scene, shape, size=TILE, overlap=0.25, batch=3, unit_px=PATCH):
     forward, channels = MODELS[model] if isinstance(model, str) else model
     plan = make_plan(scene.units, size=size, overlap=overlap, batch=batch, unit_px=unit_px, shape=shape)
-    rows = list(predict_scene(forward, lambda samples: batch_of(samples, {"hr": RGB}), scene, plan, channels))
+    rows = list(blended(forward, scene, plan, channels))
     assert [part.top for part in rows] == list(np.cumsum([0] + [part.valid.shape[0] for part in rows[:-1]]))
     return np.concatenate([part.scores for part in rows], axis=1), np.concatenate([part.valid for part in rows])
 
@@ -109,7 +117,7 @@ def test_where_the_tiles_begin_does_not_matter():
     moved = replace(plan, rows=Axis((0, 2, 5, 8, 9), TILE), columns=Axis((0, 2, 5, 8, 11, 14), TILE))
     made = []
     for one in (plan, moved):
-        parts = predict_scene(coordinates, lambda samples: batch_of(samples, {"hr": RGB}), scene, one, 2)
+        parts = blended(coordinates, scene, one, 2)
         made.append(np.concatenate([part.scores for part in parts], axis=1))
     np.testing.assert_array_equal(made[0], made[1])
 
@@ -176,7 +184,7 @@ def test_a_tile_is_a_whole_number_of_units():
 def pieces(scene, plan, rows=None, model=whole_patches, channels=1):
     """Name -> (slices, scores, valid) of what comes out."""
     found = {}
-    for part in predict_scene(model, lambda samples: batch_of(samples, {"hr": RGB}), scene, plan, channels, rows):
+    for part in blended(model, scene, plan, channels, rows):
         place = (
             slice(part.top, part.top + part.valid.shape[0]),
             slice(part.left, part.left + part.valid.shape[1]),
@@ -286,7 +294,44 @@ def test_what_a_reader_fails_with_is_raised_and_no_thread_is_left():
     before = threading.active_count()
     with pytest.raises(GridError, match="damaged"):
         pieces(Broken(80, 80), plan)
-    found = predict_scene(constant, lambda samples: batch_of(samples, {"hr": RGB}), Memory(80, 80), plan, 2)
+    found = blended(constant, Memory(80, 80), plan, 2)
     next(found)
     found.close()
     assert threading.active_count() == before
+
+
+def test_rasters_of_other_pixels_are_blended_in_the_same_pass_and_say_themselves_where_they_are_valid():
+    shape, holes = (70, 53), np.zeros((70, 53), bool)
+    holes[20:36, 10:40] = True
+    scene = Memory(*shape, holes=holes)
+    plan = make_plan(scene.units, size=TILE, overlap=0.45, batch=3, unit_px=PATCH, shape=shape)
+    coarse = replace(plan, unit_px=1, shape=scene.units)  # a pixel a patch
+    steps = []
+
+    def both(batch, size):
+        steps.append(len(batch.region))
+        pixels = batch.series["hr"].pixels[:, 0, :1]
+        whole = torch.nn.functional.avg_pool2d(pixels, PATCH)
+        return [coordinates(batch, size), torch.cat([whole, (whole > 0).float()], dim=1)]
+
+    for blocks in (1, 3):
+        cut, cells = plan.in_blocks(blocks), coarse.in_blocks(blocks)
+        means, seen, fine = np.zeros((1, *scene.units), np.float32), np.zeros(scene.units, bool), np.zeros((2, *shape), np.float32)
+        steps.clear()
+        rasters = [Raster(cut, 2), Raster(cells, 1, told=True)]
+        for pixels, cell in predict_scene(both, lambda samples: batch_of(samples, {"hr": RGB}), scene, cut, rasters):
+            assert pixels.name == cell.name and (cell.top, cell.left) == (pixels.top // PATCH, pixels.left // PATCH)
+            place = slice(cell.top, cell.top + cell.valid.shape[0]), slice(cell.left, cell.left + cell.valid.shape[1])
+            means[:, *place], seen[place] = cell.scores, cell.valid
+            place = slice(pixels.top, pixels.top + pixels.valid.shape[0]), slice(pixels.left, pixels.left + pixels.valid.shape[1])
+            fine[:, *place] = pixels.scores
+        alone = run("coordinates", scene, shape, overlap=0.45)[0]
+        np.testing.assert_array_equal(fine, alone)
+        stored = scene.series.pixels[0, 0].reshape(scene.units[0], PATCH, scene.units[1], PATCH)
+        np.testing.assert_allclose(means[0], stored.mean(axis=(1, 3)), rtol=1e-6)
+        np.testing.assert_array_equal(seen, stored.any(axis=(1, 3)))
+        assert sum(steps) == sum(
+            scene.series.valid[0, row * PATCH : (row + TILE) * PATCH, column * PATCH : (column + TILE) * PATCH].any()
+            for row in plan.rows.starts
+            for column in plan.columns.starts
+        )
