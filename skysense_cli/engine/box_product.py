@@ -17,7 +17,7 @@ from skysense_cli.engine import memory
 from skysense_cli.engine.box_files import CellCounts, seen_cells, write_objects
 from skysense_cli.engine.flips import pooled
 from skysense_cli.engine.map_files import colors_of, title_of
-from skysense_cli.engine.memory import fitted, needs
+from skysense_cli.engine.memory import Made, fitted, needs
 from skysense_cli.engine.natural_colors import color_bands
 from skysense_cli.engine.object_picture import ObjectPicture
 from skysense_cli.engine.parts import Parts
@@ -54,7 +54,7 @@ class BoxProduct:
         options = recipe.write.boxes or BoxesSection()
         if options.counts_m is not None:
             CellCounts.over(job.plan.shape, len(job.bundle.classes), options.counts_m, job.gsd_m)  # refused now, not at the end
-        plan = fitted(job.plan, recipe.tiles.max_bytes, job.scene.channels, 0, 0, steps_abreast(job.bundle.device))
+        plan = fitted(job.plan, recipe.tiles.max_bytes, job.scene.channels, Made(), steps_abreast(job.bundle.device))
         return cls(recipe, replace(job, plan=plan), options)
 
     def lines(self) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ class BoxProduct:
         shared = [axis.scaled(plan.unit_px) for axis in (plan.columns, plan.rows)]
         overlaps = [min(axis.before(tile) for tile in range(1, len(axis.starts))) for axis in shared if len(axis.starts) > 1]
         whole = f"up to {min(overlaps)} px ({min(overlaps) * pixel:g} in map units), the overlap of tiles" if overlaps else "of any size"
-        held = needs(plan, job.scene.channels, 0, 0, steps_abreast(job.bundle.device))
+        held = needs(plan, job.scene.channels, Made(), steps_abreast(job.bundle.device))
         return [("objects found whole", whole), *memory.lines(plan, held, 0, self.recipe.tiles.max_memory)[:-1]]
 
     def room(self, missing: Sequence[Window]) -> Room:

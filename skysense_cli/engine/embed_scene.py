@@ -48,9 +48,10 @@ class SceneEmbedding:
         """(what, value) lines of the plan."""
         width = self.asked.width
         lines: list[tuple[str, object]] = [("feature", f"{self.asked.feature}, {width} channels, float32")]
-        job = self.job
-        held = memory.needs(job.plan, job.scene.channels, width + 1, width * 4, steps_abreast(job.bundle.device))
-        lines += [*job.facts(), *memory.lines(job.plan, held, width * 4 if self.recipe.cells else 0)]
+        job, (height, columns), area = self.job, self.job.plan.shape, self.job.plan.unit_px**2
+        made = memory.Made((width + 1) * area, width * 4 * area)
+        held = memory.needs(job.plan, job.scene.channels, made, steps_abreast(job.bundle.device))
+        lines += [*job.facts(), *memory.lines(job.plan, held, height * columns * width * 4 if self.recipe.cells else 0)]
         extra = FeaturePicture(self.job.plan.shape, width).held_bytes + self.job.plan.count * width * 8
         lines.append(("memory for means and preview", f"about {extra / 2**20:,.0f} MiB"))
         if self.recipe.vectors:

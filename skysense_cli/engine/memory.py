@@ -19,24 +19,36 @@ WORK = 6  # bytes beside a number of the date that is being read: flags, and a c
 
 
 @dataclass(frozen=True)
+class Made:
+    """What is made of a scene. scores: numbers blended on a unit, of all rasters      written: bytes of all files' pixels on a unit
+    pictures: bytes of cells kept for them while the files are written"""
+
+    scores: int = 0
+    written: int = 0
+    pictures: int = 0
+
+
+@dataclass(frozen=True)
 class Needs:
     """Bytes by what holds them. read: strips as read      steps: tiles on their way through the model
-    blended: scores of strips      kept: rows of scores that strips share      cache: GDAL's"""
+    blended: scores of strips      kept: rows of scores that strips share      cache: GDAL's
+    files: strips on their way into files and cells kept for pictures, when all else but the cache is gone"""
 
     read: int
     steps: int
     blended: int
     kept: int
     cache: int
+    files: int
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.read + self.steps + self.blended + self.kept + self.cache
+        """The most at any time."""
+        return max(self.read + self.steps + self.blended + self.kept, self.files) + self.cache
 
 
-def needs(plan: Plan, channels: Mapping[str, Channel], scores: int, pixel_bytes: int, abreast: int) -> Needs:
-    """What a plan needs. scores: K      pixel_bytes: of all maps      abreast: steps in the model at the same time"""
+def needs(plan: Plan, channels: Mapping[str, Channel], made: Made, abreast: int) -> Needs:
+    """What a plan needs. abreast: steps in the model at the same time"""
     widest = max(_width(plan, block) for block in range(len(plan.blocks)))
     read = steps = 0
     tile = plan.rows.size * plan.columns.size
@@ -46,17 +58,16 @@ def needs(plan: Plan, channels: Mapping[str, Channel], scores: int, pixel_bytes:
         pixels = plan.rows.size * widest * channel.unit_px**2
         read += (STRIPS_AHEAD + 3) * dates * pixels * (bands * itemsize + 1) + pixels * bands * WORK
         steps += plan.batch * dates * tile * channel.unit_px**2 * (2 * bands * FLOAT + 1)
-    across = plan.unit_px**2
-    steps += plan.batch * tile * across * scores * FLOAT
-    strip = plan.rows.size * widest * across
-    blended = strip * (FINISHED_STRIPS * scores * FLOAT + 3 * pixel_bytes)
+    steps += plan.batch * tile * made.scores * FLOAT
+    strip = plan.rows.size * widest
+    blended = strip * (FINISHED_STRIPS * made.scores * FLOAT + 3 * made.written)
     shared = max((plan.rows.before(row) for row in range(1, plan.tiles[0])), default=0)
-    kept = shared * _active(plan) * across * scores * FLOAT
-    return Needs(read, (STEPS_AHEAD + 1 + 2 * abreast) * steps, blended, kept, plan.cache)
+    kept = shared * _active(plan) * made.scores * FLOAT
+    return Needs(read, (STEPS_AHEAD + 1 + 2 * abreast) * steps, blended, kept, plan.cache, strip * 3 * made.written + made.pictures)
 
 
 def lines(plan: Plan, held: Needs, pixel_bytes: int, allowed: str = "") -> list[tuple[str, str]]:
-    """(what, value) lines of a plan about memory and disk. allowed: the limit, if there is one"""
+    """(what, value) lines of a plan about memory and disk. pixel_bytes: of all files      allowed: the limit, if there is one"""
     cut = f", strips cut into {len(plan.blocks)} pieces" if len(plan.blocks) > 1 else ""
     limit = f", {allowed} allowed" if allowed else ""
     wanted = plan.cached(plan.block_row * 2).cache
@@ -64,7 +75,7 @@ def lines(plan: Plan, held: Needs, pixel_bytes: int, allowed: str = "") -> list[
     if wanted > plan.cache:
         hint = f"; --max-memory {math.ceil(2 * wanted / 1e9)}GB would keep them until the next" if allowed else ""
         again = [("reading", f"every strip decodes the blocks of the files that it meets{hint}")]
-    disk = plan.shape[0] * plan.shape[1] * pixel_bytes * (3.7 if allowed else 2.7)
+    disk = pixel_bytes * (3.7 if allowed else 2.7)
     return [
         ("memory", f"about {held.total / 2**20:,.0f} MiB beside program and model{limit}{cut}"),
         *again,
@@ -72,7 +83,7 @@ def lines(plan: Plan, held: Needs, pixel_bytes: int, allowed: str = "") -> list[
     ]
 
 
-def fitted(plan: Plan, limit: int, channels: Mapping[str, Channel], scores: int, pixel_bytes: int, abreast: int) -> Plan:
+def fitted(plan: Plan, limit: int, channels: Mapping[str, Channel], made: Made, abreast: int) -> Plan:
     """The plan with its strips cut into the fewest pieces that need at most `limit` bytes; half of it may go to decoded blocks.
 
     Raises GridError when even pieces of one tile need more.
@@ -81,7 +92,7 @@ def fitted(plan: Plan, limit: int, channels: Mapping[str, Channel], scores: int,
     plan = plan.cached(limit // 2)
 
     def total(count: int) -> int:
-        return needs(plan.in_blocks(count), channels, scores, pixel_bytes, abreast).total
+        return needs(plan.in_blocks(count), channels, made, abreast).total
 
     fewest, most = 1, plan.tiles[1]
     if (least := total(most)) > limit:

@@ -99,6 +99,8 @@ def open_prototypes(recipe: MapPrototypesRecipe, bundle: LoadedBundle) -> Protot
     facts: list[tuple[str, object]] = []
     for number, job in enumerate(jobs, 1):
         before = f"scene {number}: " if recipe.scenes else ""
-        held = memory.needs(job.plan, job.scene.channels, 0, PIXEL_BYTES, steps_abreast(bundle.device))
-        facts += [(before + what, value) for what, value in (*job.facts(), *memory.lines(job.plan, held, PIXEL_BYTES))]
+        made = memory.Made(written=PIXEL_BYTES * job.plan.unit_px**2)
+        held = memory.needs(job.plan, job.scene.channels, made, steps_abreast(bundle.device))
+        cells = job.plan.shape[0] * job.plan.shape[1]
+        facts += [(before + what, value) for what, value in (*job.facts(), *memory.lines(job.plan, held, PIXEL_BYTES * cells))]
     return PrototypeJob(bundle, "scenes" if recipe.scenes else "scene", scene_sheets(jobs), tuple(facts))

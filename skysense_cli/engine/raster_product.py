@@ -15,7 +15,7 @@ from skysense_cli.engine import memory
 from skysense_cli.engine.ahead import Behind
 from skysense_cli.engine.flips import averaged
 from skysense_cli.engine.map_files import MapFiles, maps_of
-from skysense_cli.engine.memory import fitted, needs
+from skysense_cli.engine.memory import Made, fitted, needs
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, Raster, predict_scene, steps_abreast
 from skysense_cli.engine.room import Room
@@ -43,15 +43,15 @@ class RasterProduct:
             raise RecipeError("predict: write.boxes is for heads that find objects, this bundle draws a map")
         maps = maps_of(job.bundle, recipe.write.kinds, recipe.write.dtype)
         channels, abreast = job.scene.channels, steps_abreast(job.bundle.device)
-        plan = fitted(job.plan, recipe.tiles.max_bytes, channels, len(job.bundle.classes), _pixel_bytes(maps), abreast)
+        plan = fitted(job.plan, recipe.tiles.max_bytes, channels, _made(job, maps), abreast)
         return cls(recipe, replace(job, plan=plan), maps)
 
     def lines(self) -> list[tuple[str, str]]:
         """(what, value) lines of the plan."""
-        job, pixel_bytes = self.job, _pixel_bytes(self.maps)
-        held = needs(job.plan, job.scene.channels, len(job.bundle.classes), pixel_bytes, steps_abreast(job.bundle.device))
+        job, (height, width) = self.job, self.job.plan.shape
+        held = needs(job.plan, job.scene.channels, _made(job, self.maps), steps_abreast(job.bundle.device))
         kinds = ", ".join(kind.what for kind in self.maps)
-        return [("maps", kinds), *memory.lines(job.plan, held, pixel_bytes, self.recipe.tiles.max_memory)]
+        return [("maps", kinds), *memory.lines(job.plan, held, height * width * _pixel_bytes(self.maps), self.recipe.tiles.max_memory)]
 
     def room(self, missing: Sequence[Window]) -> Room:
         """That of the strips which are missing, and of the maps they are written into before these are compressed."""
@@ -87,6 +87,11 @@ class RasterProduct:
         scores, raster = averaged(forward) if self.recipe.tiles.flips else forward, Raster(job.plan, len(job.bundle.classes))
         for (strip,) in predict_scene(scores, job.to_batch, job.scene, job.plan, [raster], rows, abreast=steps_abreast(device)):
             yield strip
+
+
+def _made(job: SceneJob, maps: tuple[ScoreMap, ...]) -> Made:
+    area = job.plan.unit_px**2
+    return Made(len(job.bundle.classes) * area, _pixel_bytes(maps) * area)
 
 
 def _pixel_bytes(maps: tuple[ScoreMap, ...]) -> int:

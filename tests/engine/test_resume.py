@@ -20,7 +20,7 @@ from skysense_cli.cli.options import Options
 from skysense_cli.cli.predict import run
 from skysense_cli.engine import rank_process
 from skysense_cli.engine.assemble import load_bundle
-from skysense_cli.engine.memory import needs
+from skysense_cli.engine.memory import Made, needs
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.predict import steps_abreast
 from skysense_cli.engine.predict_map import Prediction, open_prediction
@@ -49,7 +49,8 @@ def little(place):
     prediction = opened(place)
     plan, channels = prediction.job.plan.in_blocks(3), prediction.job.scene.channels
     pixel_bytes = sum(len(kind.bands) * kind.itemsize for kind in prediction.product.maps)
-    return f"{needs(plan, channels, 3, pixel_bytes, steps_abreast('cpu')).total / 1000 + 0.001:.3f}KB"
+    made = Made(3 * plan.unit_px**2, pixel_bytes * plan.unit_px**2)
+    return f"{needs(plan, channels, made, steps_abreast('cpu')).total / 1000 + 0.001:.3f}KB"
 
 
 def opened(place):
