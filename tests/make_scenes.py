@@ -23,6 +23,7 @@ from skysense_cli.recipe.schema.model import ModelSection
 
 S2, S1 = sensors.get("sentinel2_l2a"), sensors.get("sentinel1_grd")
 UNIT_PX, GSD_M = 4, 10.0  # of the bundles below: patches of 4 pixels
+UNIT_CELLS, CELL_M = 2, 20.0
 CRS, LEFT, TOP = "EPSG:32631", 574_680, 5_622_440
 
 
@@ -96,55 +97,81 @@ def mapped(path):
         return made.read(), made.profile, made.tags()
 
 
-def whole_blend(loaded, pixels, valid, *, tile_units=4, overlap=0.25, day=-1):
+def whole_blend(loaded, pixels, valid, **options):
     """(K, H, W) float64 scores of a single date by the obvious way: every tile alone, weighted sums over the whole scene.
 
-    pixels: (C, H, W) as stored, 0 where not valid      valid: (H, W) bool      day: of the year, -1 unknown
+    pixels: (C, H, W) as stored, 0 where not valid      valid: (H, W) bool
+    options: tile_units=4, overlap=0.25, day=-1 (of the year, -1 unknown)
     """
+
+    def scores(features, shape):
+        return loaded.head.predict(loaded.head(features), shape)[0]
+
     _, height, width = pixels.shape
-    full = [-(-side // UNIT_PX) * UNIT_PX for side in (height, width)]
-    padded = np.pad(pixels, ((0, 0), (0, full[0] - height), (0, full[1] - width)))
-    known = np.pad(valid, ((0, full[0] - height), (0, full[1] - width)))
+    found = _whole(loaded, pixels, valid, scores, UNIT_PX, **options)
+    return np.zeros((1, height, width)) if found is None else found[:, :height, :width]
+
+
+def whole_features(loaded, pixels, valid, **options):
+    """(d, h, w) float64: the fused feature of every cell of 20 m by the same obvious way, NaN where the model sees nothing."""
+
+    def cells(features, shape):
+        return torch.cat([features.fused[0], features.seen_any.float()])
+
+    height, width = (-(-side * UNIT_CELLS // UNIT_PX) for side in valid.shape)
+    found = _whole(loaded, pixels, valid, cells, UNIT_CELLS, **options)
+    return np.where(found[-1] > 0.5, found[:-1], np.nan)[:, :height, :width]
+
+
+def _whole(loaded, pixels, valid, of, unit, *, tile_units=4, overlap=0.25, day=-1):
+    """(C, H, W) of the scene extended to whole units, blended on `unit` positions a unit; None without any data."""
+    _, height, width = pixels.shape
+    units = [-(-side // UNIT_PX) for side in (height, width)]
+    padded = np.pad(pixels, ((0, 0), (0, units[0] * UNIT_PX - height), (0, units[1] * UNIT_PX - width)))
+    known = np.pad(valid, ((0, units[0] * UNIT_PX - height), (0, units[1] * UNIT_PX - width)))
     seen = loaded.inputs["s2"]
     normal = (padded.astype(np.float32) - np.array(seen.mean, np.float32)[:, None, None]) / np.array(seen.std, np.float32)[:, None, None]
     normal[:, ~known] = 0
-    axes = [_starts(side // UNIT_PX, tile_units, overlap) for side in full]
-    total, weights = None, np.zeros(full)
+    axes = [_starts(side, tile_units, overlap, unit) for side in units]
+    total, weights = None, np.zeros([side * unit for side in units])
     for top, down in axes[0]:
         for left, across in axes[1]:
-            rows, columns = slice(top, top + len(down)), slice(left, left + len(across))
-            if not known[rows, columns].any():
+            tile = _place(top, left, len(down) // unit, len(across) // unit, UNIT_PX)
+            if not known[tile].any():
                 continue
-            scores = _scores(loaded, normal[:, rows, columns], known[rows, columns], day)
-            total = np.zeros((len(scores), *full)) if total is None else total
-            weight = np.outer(down, across)
-            total[:, rows, columns] += weight * scores
-            weights[rows, columns] += weight
-    if total is None:
-        return np.zeros((1, height, width))
-    return (total / np.maximum(weights, 1e-12))[:, :height, :width]
+            features = _features(loaded, normal[:, *tile], known[tile], day)
+            found = of(features, known[tile].shape).double().numpy()
+            total = np.zeros((len(found), *weights.shape)) if total is None else total
+            place, weight = _place(top, left, len(down) // unit, len(across) // unit, unit), np.outer(down, across)
+            total[:, *place] += weight * found
+            weights[place] += weight
+    return None if total is None else total / np.maximum(weights, 1e-12)
 
 
-def _starts(units, size, overlap):
-    """(first pixel, weights) of the tiles along an axis; the last one is moved back inside."""
+def _place(top, left, height, width, unit):
+    return slice(top * unit, (top + height) * unit), slice(left * unit, (left + width) * unit)
+
+
+def _starts(units, size, overlap, unit):
+    """(first unit, weights of its positions) of the tiles along an axis; the last one is moved back inside."""
     size = min(size, units)
     stride = max(size - round(size * overlap), 1)
     starts = [*range(0, units - size, stride), units - size]
-    position, found = np.arange(size * UNIT_PX) + 0.5, []
+    position, found = np.arange(size * unit) + 0.5, []
     for number, start in enumerate(starts):
-        before = (starts[number - 1] + size - start) * UNIT_PX if number else 0
-        after = (start + size - starts[number + 1]) * UNIT_PX if number + 1 < len(starts) else 0
+        before = (starts[number - 1] + size - start) * unit if number else 0
+        after = (start + size - starts[number + 1]) * unit if number + 1 < len(starts) else 0
         rise = np.minimum(1, position / before) if before > 0 else 1
         fall = np.minimum(1, position[::-1] / after) if after > 0 else 1
-        found.append((start * UNIT_PX, np.minimum(rise, fall) * np.ones_like(position)))
+        found.append((start, np.minimum(rise, fall) * np.ones_like(position)))
     return found
 
 
-def _scores(loaded, normal, known, day):
+def _features(loaded, normal, known, day):
     series = SeriesBatch(
         torch.from_numpy(np.ascontiguousarray(normal))[None, None], torch.tensor([[day]]), torch.ones(1, 1, dtype=torch.bool),
         torch.from_numpy(np.ascontiguousarray(known))[None, None],
     )  # fmt: skip
     batch = Batch({"s2": series}, torch.tensor([-1]), torch.tensor([0]), torch.eye(3)[None, :2])
     with torch.inference_mode():
-        return loaded.head.predict(loaded.head(loaded.model(batch)), known.shape)[0].double().numpy()
+        return loaded.model(batch)

@@ -33,7 +33,7 @@ ScenesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SCENE]...", help="After a bundle: rasters, folders of dates or bands, SAFE, .npz, STAC; s2=PATH s1=PATH."),
 ]
-WhatOption = Annotated[str | None, typer.Option(help="Kind of map, or several with commas: class, probability, confidence ...")]
+WhatOption = Annotated[str | None, typer.Option(help="Kind of map, or several with commas: class, probability, confidence, features ...")]
 GsdOption = Annotated[float | None, typer.Option(help="Pixel size of the map in metres; the bundle's by default.")]
 OverlapOption = Annotated[float | None, typer.Option(help="Of tiles, 0 to below 0.5.")]
 BatchOption = Annotated[int | None, typer.Option(help="Tiles per step of the model.")]

@@ -49,6 +49,8 @@ class BoxProduct:
             raise RecipeError(f"predict: output {recipe.output}: this bundle finds objects; give a name that ends in {', '.join(WRITERS)}")
         if recipe.output.suffix.lower() == ".geojson" and not job.grid.crs:
             raise RecipeError(f"predict: output {recipe.output}: GeoJSON is in degrees of the globe, and the scene has no CRS; write .gpkg")
+        if recipe.write.kinds != ("class",):
+            raise RecipeError(f"predict: write.what is {', '.join(recipe.write.kinds)}, but this bundle finds objects; leave it out")
         if recipe.write.polygons is not None:
             raise RecipeError("predict: write.polygons is for class maps, this bundle finds objects")
         options = recipe.write.boxes or BoxesSection()

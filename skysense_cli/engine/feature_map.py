@@ -10,6 +10,7 @@ import numpy as np
 
 from skysense_cli.engine.preview import EMPTY, Reduced, save_colors
 from skysense_cli.geo.cog import Compression, Look
+from skysense_cli.recipe.schema.maps import What
 
 PICTURE_BYTES = 256 << 20  # of the cells kept for a picture
 FITTED_CELLS = 2048  # from which the principal components are found
@@ -22,7 +23,13 @@ class FeatureMap:
 
     feature: str
     width: int
+    what: What = "features"
     dtype: str = "float32"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
 
     @property
     def bands(self) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from skysense_cli import __version__, console
 from skysense_cli.engine.assemble import LoadedBundle
+from skysense_cli.engine.embed import FUSED
+from skysense_cli.engine.feature_map import FeatureMap, FeaturePicture
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.patch_files import write_patches
 from skysense_cli.engine.preview import Entry, Reduced, paint, save_classes, save_values
@@ -39,16 +41,18 @@ class MapFiles:
     """What is written beside `path` (.tif), which holds the first of `maps`; the others are `<stem>_<what>.tif`.
 
     polygons: the class map is written as polygons too, under its own name
+    jobs: what -> the scene in that map's pixels, where they are others than those of `job`
     """
 
     job: SceneJob
-    maps: Sequence[ScoreMap]
+    maps: Sequence[ScoreMap | FeatureMap]
     path: Path
     tags: Mapping[str, str]
     compress: Compression = "deflate"
     polygons: PolygonsSection | None = None
+    jobs: Mapping[str, SceneJob] = field(default_factory=dict)
 
-    def raster(self, kind: ScoreMap) -> Path:
+    def raster(self, kind: ScoreMap | FeatureMap) -> Path:
         """The file of one of the maps."""
         return raster_paths(self.path, [one.what for one in self.maps])[list(self.maps).index(kind)]
 
@@ -71,19 +75,20 @@ class MapFiles:
 
     def write(self, parts: Parts, windows: Sequence[Window]) -> list[str]:
         """Write all files from the finished strips, each whole or not at all; returns lines for the user."""
-        looked = {kind.what: _Looked(kind, self.job.plan.shape) for kind in self.maps}
+        jobs = {kind.what: self.jobs.get(kind.what, self.job) for kind in self.maps}
+        looked = {kind.what: _looked(kind, jobs[kind.what].plan.shape) for kind in self.maps}
         sparse = self.job.plan.wanted is not None
         with ExitStack() as stack:
             streams = {
                 kind.what: stack.enter_context(
-                    GeoTiffStream(self.raster(kind), self.job.grid, len(kind.bands), kind.dtype, self._look(kind), sparse=sparse)
+                    GeoTiffStream(self.raster(kind), jobs[kind.what].grid, len(kind.bands), kind.dtype, self._look(kind), sparse=sparse)
                 )
                 for kind in self.maps
             }
             strips = zip(windows, parts.take(window.name for window in windows), strict=True)
             for window, (_, arrays) in console.progress(strips, "strips into files", len(windows)):
-                rows, columns = self.job.plan.pixels(window)
                 for what, stream in streams.items():
+                    rows, columns = jobs[what].plan.pixels(window)
                     stream.write(arrays[what], rows.start, columns.start)
                     looked[what].take(arrays[what], rows.start, columns.start)
         lines = [line for kind in self.maps for line in self._beside(kind, looked[kind.what])]
@@ -96,37 +101,51 @@ class MapFiles:
         """What is written of polygons, by name."""
         if self.polygons is None:
             return {}
-        classes = next(kind for kind in self.maps if kind.what == "class")
-        return {"polygons": self.raster(classes).with_suffix(f".{self.polygons.format}")}
+        return {"polygons": self.raster(self._classes).with_suffix(f".{self.polygons.format}")}
 
     def _polygonise(self) -> list[str]:
         if self.polygons is None:
             return []
-        path = self.vectors()["polygons"]
-        classes = next(kind for kind in self.maps if kind.what == "class")
+        path, classes = self.vectors()["polygons"], self._classes
         return write_patches(
             path, self.raster(classes), classes.classes, {**self.tags, "SKYSENSE_WHAT": "polygons"},
             simplify_m=self.polygons.simplify_m, min_area_m2=self.polygons.min_area_m2,
         )  # fmt: skip
 
-    def _look(self, kind: ScoreMap) -> Look:
+    @property
+    def _classes(self) -> ScoreMap:
+        return next(kind for kind in self.maps if isinstance(kind, ScoreMap) and kind.what == "class")
+
+    def _look(self, kind: ScoreMap | FeatureMap) -> Look:
+        tags = {**self.tags, "SKYSENSE_WHAT": kind.what}
+        if isinstance(kind, FeatureMap):
+            return kind.look(tags, self.compress)
         classes = kind.what == "class"
         return Look(
             nodata=kind.nodata,
             colors=dict(enumerate(colors_of(self.job.bundle))) if classes else None,
             names=kind.classes if classes else None,
             band_names=kind.bands,
-            tags={**self.tags, "SKYSENSE_WHAT": kind.what},
+            tags=tags,
             overviews="mode" if classes else "average",
             compress=self.compress,
             scale=kind.scale,
         )
 
-    def _beside(self, kind: ScoreMap, looked: "_Looked") -> list[str]:
+    def _beside(self, kind: ScoreMap | FeatureMap, looked: "_Looked | FeaturePicture") -> list[str]:
         """Legend and preview of one map."""
-        path, picture = self.raster(kind), looked.reduced.picture
-        preview = path.with_suffix(".png")
-        title = title_of(path, self.tags)
+        path, preview = self.raster(kind), self.raster(kind).with_suffix(".png")
+        if isinstance(looked, FeaturePicture):
+            simulated = ", simulated data" if "SIMULATED" in self.tags else ""
+            looked.save(preview, f"{path.stem}, first three principal components{simulated}")
+        else:
+            self._show(looked, preview, title_of(path, self.tags))
+        height, width = self.jobs.get(kind.what, self.job).plan.shape
+        unit = "cells" if isinstance(kind, FeatureMap) else "pixels"
+        return [f"map: {path} ({kind.what}, {looked.known / (height * width):.1%} of the {unit} have data)", f"preview: {preview}"]
+
+    def _show(self, looked: "_Looked", preview: Path, title: str) -> None:
+        kind, picture = looked.kind, looked.reduced.picture
         if kind.what == "class":
             colors, total = colors_of(self.job.bundle), max(int(looked.counts.sum()), 1)
             legend = [
@@ -137,8 +156,10 @@ class MapFiles:
         else:
             limits = (0.0, 1.0) if kind.what != "value" else _limits(picture)
             save_values(preview, picture, title, LABELS[kind.what], limits)
-        share = looked.known / (self.job.plan.shape[0] * self.job.plan.shape[1])
-        return [f"map: {path} ({kind.what}, {share:.1%} of the pixels have data)", f"preview: {preview}"]
+
+
+def _looked(kind: ScoreMap | FeatureMap, shape: tuple[int, int]) -> "_Looked | FeaturePicture":
+    return FeaturePicture(shape, kind.width) if isinstance(kind, FeatureMap) else _Looked(kind, shape)
 
 
 @dataclass
@@ -181,13 +202,14 @@ def map_paths(path: Path, kinds: Sequence[What]) -> list[Path]:
     return [*rasters, *legends, *(raster.with_suffix(".png") for raster in rasters), path.with_suffix(".stac.json")]
 
 
-def maps_of(bundle: LoadedBundle, kinds: Sequence[What], precision: Literal["uint8", "float32"]) -> tuple[ScoreMap, ...]:
-    """The maps of a bundle's raster head. Raises RecipeError for a kind that its head has nothing for."""
+def maps_of(bundle: LoadedBundle, kinds: Sequence[What], precision: Literal["uint8", "float32"]) -> tuple[ScoreMap | FeatureMap, ...]:
+    """The maps of a bundle with a raster head. Raises RecipeError for a kind that its head has nothing for."""
     values = bundle.head is not None and bundle.head.values
-    if wrong := [kind for kind in kinds if (kind == "value") != values]:
+    if wrong := [kind for kind in kinds if kind != "features" and (kind == "value") != values]:
         gives, say = ("values", "value") if values else ("scores of classes", "class, confidence ...")
         raise RecipeError(f"predict: write.what is {wrong[0]}, but the head of {bundle.path} gives {gives}; say write.what: {say}")
-    return tuple(ScoreMap(kind, bundle.classes, precision) for kind in kinds)
+    features = FeatureMap(FUSED, bundle.model.spec.fused)
+    return tuple(features if kind == "features" else ScoreMap(kind, bundle.classes, precision) for kind in kinds)
 
 
 def title_of(path: Path, tags: Mapping[str, str]) -> str:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
 from skysense_cli.core.batch import Batch
-from skysense_cli.core.heads import Head
 from skysense_cli.engine import memory
 from skysense_cli.engine.ahead import Behind
+from skysense_cli.engine.canvas import Canvas, FeatureCanvas, canvases_of
+from skysense_cli.engine.feature_map import FeatureMap, FeaturePicture
 from skysense_cli.engine.flips import averaged
 from skysense_cli.engine.map_files import MapFiles, maps_of
 from skysense_cli.engine.memory import Made, fitted, needs
 from skysense_cli.engine.parts import Parts
-from skysense_cli.engine.predict import Finished, Raster, predict_scene, steps_abreast
+from skysense_cli.engine.predict import Finished, predict_scene, steps_abreast
 from skysense_cli.engine.room import Room
 from skysense_cli.engine.scene_job import SceneJob
-from skysense_cli.engine.score_map import ScoreMap, pixels_of
+from skysense_cli.engine.score_map import ScoreMap
 from skysense_cli.engine.tiling import Window
 from skysense_cli.errors import RecipeError
 from skysense_cli.recipe.schema.maps import PredictRecipe
@@ -32,7 +32,7 @@ class RasterProduct:
 
     recipe: PredictRecipe
     job: SceneJob
-    maps: tuple[ScoreMap, ...]
+    maps: tuple[ScoreMap | FeatureMap, ...]
 
     @classmethod
     def of(cls, recipe: PredictRecipe, job: SceneJob) -> RasterProduct:
@@ -42,29 +42,37 @@ class RasterProduct:
         if recipe.write.boxes is not None:
             raise RecipeError("predict: write.boxes is for heads that find objects, this bundle draws a map")
         maps = maps_of(job.bundle, recipe.write.kinds, recipe.write.dtype)
-        channels, abreast = job.scene.channels, steps_abreast(job.bundle.device)
-        plan = fitted(job.plan, recipe.tiles.max_bytes, channels, _made(job, maps), abreast)
+        made, abreast = _made(canvases_of(job, maps)), steps_abreast(job.bundle.device)
+        plan = fitted(job.plan, recipe.tiles.max_bytes, job.scene.channels, made, abreast)
         return cls(recipe, replace(job, plan=plan), maps)
 
     def lines(self) -> list[tuple[str, str]]:
         """(what, value) lines of the plan."""
-        job, (height, width) = self.job, self.job.plan.shape
-        held = needs(job.plan, job.scene.channels, _made(job, self.maps), steps_abreast(job.bundle.device))
-        kinds = ", ".join(kind.what for kind in self.maps)
-        return [("maps", kinds), *memory.lines(job.plan, held, height * width * _pixel_bytes(self.maps), self.recipe.tiles.max_memory)]
+        job, canvases = self.job, canvases_of(self.job, self.maps)
+        held = needs(job.plan, job.scene.channels, _made(canvases), steps_abreast(job.bundle.device))
+        lines = [("maps", ", ".join(kind.what for kind in self.maps))]
+        for canvas in canvases:
+            if isinstance(canvas, FeatureCanvas):
+                (height, width), (kind,) = canvas.job.plan.shape, canvas.maps
+                lines.append((kind.what, f"{height} x {width} cells of {canvas.job.gsd_m:g} m, {kind.width} channels, {kind.dtype}"))
+        disk = sum(canvas.job.plan.shape[0] * canvas.job.plan.shape[1] * _pixel_bytes(canvas) for canvas in canvases)
+        return [*lines, *memory.lines(job.plan, held, disk, self.recipe.tiles.max_memory)]
 
     def room(self, missing: Sequence[Window]) -> Room:
         """That of the strips which are missing, and of the maps they are written into before these are compressed."""
-        shape, plan = self.job.plan.shape, self.job.plan
-        pixels = ([part.stop - part.start for part in plan.pixels(window)] for window in missing)
-        strips = [height * width * _pixel_bytes(self.maps) for height, width in pixels]
-        maps = [shape[0] * shape[1] * _pixel_bytes((kind,)) for kind in self.maps] if plan.wanted is None else []  # sparse with an area
+        canvases = canvases_of(self.job, self.maps)
+        strips = [sum(_pixels_of(canvas, window) * _pixel_bytes(canvas) for canvas in canvases) for window in missing]
+        maps = [  # a map of an area is sparse
+            canvas.job.plan.shape[0] * canvas.job.plan.shape[1] * len(kind.bands) * kind.itemsize
+            for canvas in canvases if canvas.job.plan.wanted is None for kind in canvas.maps
+        ]  # fmt: skip
         return Room(sum(strips) + sum(maps), max([*strips, *maps], default=0))
 
     def files(self, path: Path, tags: Mapping[str, str]) -> MapFiles:
         """What is written at and beside `path`."""
         write = self.recipe.write
-        return MapFiles(self.job, self.maps, path, tags, write.compress, write.polygons)
+        jobs: dict[str, SceneJob] = {kind.what: canvas.job for canvas in canvases_of(self.job, self.maps) for kind in canvas.maps}
+        return MapFiles(self.job, self.maps, path, tags, write.compress, write.polygons, jobs)
 
     def windows(self) -> list[Window]:
         """The windows that finish a pixel of the map."""
@@ -73,26 +81,41 @@ class RasterProduct:
 
     def compute(self, parts: Parts, rows: range) -> None:
         """Predict some rows of tiles; decided and kept behind the model."""
-        with Behind[Finished](lambda strip: parts.put(strip.name, pixels_of(self.maps, strip.scores, strip.valid))) as kept:
-            for strip in self._strips(rows):
-                kept.put(strip)
+        canvases = canvases_of(self.job, self.maps)
 
-    def _strips(self, rows: range) -> Iterator[Finished]:
-        job = self.job
-        model, head, device = job.bundle.model, cast(Head, job.bundle.head), job.bundle.device
+        def keep(pieces: tuple[Finished, ...]) -> None:
+            made = (canvas.pixels(piece) for canvas, piece in zip(canvases, pieces, strict=True))
+            parts.put(pieces[0].name, {what: pixels for of_one in made for what, pixels in of_one.items()})
+
+        with Behind[tuple[Finished, ...]](keep) as kept:
+            for pieces in self.pieces(canvases, rows):
+                kept.put(pieces)
+
+    def pieces(self, canvases: Sequence[Canvas], rows: range) -> Iterator[tuple[Finished, ...]]:
+        """What is finished of each canvas, strip by strip: the model runs once for all of them."""
+        job, device = self.job, self.job.bundle.device
 
         def forward(batch: Batch, size: tuple[int, int]) -> list[Tensor]:
-            return [head.predict(head(model(batch.to(device))), size)]
+            features = job.bundle.model(batch.to(device))
+            return [canvas.scores(features, size) for canvas in canvases]
 
-        scores, raster = averaged(forward) if self.recipe.tiles.flips else forward, Raster(job.plan, len(job.bundle.classes))
-        for (strip,) in predict_scene(scores, job.to_batch, job.scene, job.plan, [raster], rows, abreast=steps_abreast(device)):
-            yield strip
-
-
-def _made(job: SceneJob, maps: tuple[ScoreMap, ...]) -> Made:
-    area = job.plan.unit_px**2
-    return Made(len(job.bundle.classes) * area, _pixel_bytes(maps) * area)
+        scores, rasters = averaged(forward) if self.recipe.tiles.flips else forward, [canvas.raster for canvas in canvases]
+        return predict_scene(scores, job.to_batch, job.scene, job.plan, rasters, rows, abreast=steps_abreast(device))
 
 
-def _pixel_bytes(maps: tuple[ScoreMap, ...]) -> int:
-    return sum(len(kind.bands) * kind.itemsize for kind in maps)
+def _made(canvases: Sequence[Canvas]) -> Made:
+    units = [canvas.job.plan.unit_px**2 for canvas in canvases]
+    scores = sum((canvas.raster.channels + canvas.raster.told) * area for canvas, area in zip(canvases, units, strict=True))
+    written = sum(_pixel_bytes(canvas) * area for canvas, area in zip(canvases, units, strict=True))
+    pictures = sum(FeaturePicture(one.job.plan.shape, one.maps[0].width).held_bytes for one in canvases if isinstance(one, FeatureCanvas))
+    return Made(scores, written, pictures)
+
+
+def _pixel_bytes(canvas: Canvas) -> int:
+    return sum(len(kind.bands) * kind.itemsize for kind in canvas.maps)
+
+
+def _pixels_of(canvas: Canvas, window: Window) -> int:
+    """How many pixels of a canvas a window finishes."""
+    rows, columns = canvas.job.plan.pixels(window)
+    return (rows.stop - rows.start) * (columns.stop - columns.start)

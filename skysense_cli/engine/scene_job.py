@@ -111,7 +111,7 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: 
     )  # fmt: skip
     scene = open_scene(recipe.scene, inputs, reference, bundle.unit_m, options)
     gsd_m = gsd_m or inputs[reference].gsd_m
-    grid = _map_grid(scene, inputs[reference].gsd_m, gsd_m)
+    grid = map_grid_of(scene, gsd_m)
     size = size_in_units(recipe.tiles.size_m, bundle.unit_m)
     plan = make_plan(
         scene.units,
@@ -131,21 +131,21 @@ def open_job(recipe: PredictRecipe | MapPrototypesRecipe | EmbedRecipe, bundle: 
     return SceneJob(bundle, scene, plan, grid, gsd_m)
 
 
+def map_grid_of(scene: SceneStack, gsd_m: float) -> GeoBox:
+    """The scene's grid in pixels of `gsd_m`; a last one that holds only a part of the scene is kept."""
+    ratio = gsd_m / scene.channels[scene.reference].input.gsd_m
+    if abs(ratio - 1) < 1e-9:
+        return scene.grid
+    height, width = (max(math.ceil(side / ratio - 1e-6), 1) for side in scene.grid.shape)
+    return GeoBox((height, width), scene.grid.affine * Affine.scale(ratio), scene.grid.crs)
+
+
 def _whole(unit_m: float, gsd_m: float) -> int:
     """Map pixels along a unit. Raises GridError unless they fill it."""
     pixels = max(round(unit_m / gsd_m), 1)
     if abs(unit_m / gsd_m - pixels) > 1e-6:
         raise GridError(f"write.gsd {gsd_m:g} m does not fill the {unit_m:g} m steps of this bundle (nearest: {unit_m / pixels:g} m)")
     return pixels
-
-
-def _map_grid(scene: SceneStack, scene_gsd_m: float, gsd_m: float) -> GeoBox:
-    """The scene's grid in pixels of `gsd_m`; a last one that holds only a part of the scene is kept."""
-    ratio = gsd_m / scene_gsd_m
-    if abs(ratio - 1) < 1e-9:
-        return scene.grid
-    height, width = (max(math.ceil(side / ratio - 1e-6), 1) for side in scene.grid.shape)
-    return GeoBox((height, width), scene.grid.affine * Affine.scale(ratio), scene.grid.crs)
 
 
 def _period(recipe: Any) -> tuple[np.datetime64, np.datetime64] | None:

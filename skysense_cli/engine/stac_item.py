@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
 from skysense_cli.engine.scene_job import SceneJob
@@ -44,7 +45,7 @@ def item_of(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mappin
     grid = job.grid
     geometry = outline(bounds_of(grid), crs_text(grid.crs)) if grid.crs else None
     code = grid.crs.to_epsg() if grid.crs else None
-    place = {"proj:code": f"EPSG:{code}" if code else None, "proj:shape": list(grid.shape), "proj:transform": list(grid.affine[:6])}
+    place = {"proj:code": f"EPSG:{code}" if code else None, **_lattice(grid)}
     if grid.crs and not code:
         place["proj:wkt2"] = grid.crs.to_wkt()
     found = {
@@ -55,7 +56,7 @@ def item_of(path: Path, job: SceneJob, rasters: Mapping[str, Path], tags: Mappin
         "geometry": None if geometry is None else json.loads(json.dumps(mapping(geometry))),
         "properties": {**_times(job), **place, "processing:software": {"skysense": tags["SKYSENSE_VERSION"]}, **_facts(tags)},
         "links": [],
-        "assets": {what: _asset(raster, what) for what, raster in rasters.items()}
+        "assets": {what: _asset(raster, what, grid) for what, raster in rasters.items()}
         | {what: _vector_asset(file, what) for what, file in vectors.items()}
         | _picture(path),
     }
@@ -78,7 +79,12 @@ def _facts(tags: Mapping[str, str]) -> dict[str, str]:
     return {f"skysense:{name.removeprefix('SKYSENSE_').lower()}": value for name, value in sorted(tags.items())}
 
 
-def _asset(raster: Path, what: str) -> dict[str, Any]:
+def _lattice(grid: GeoBox) -> dict[str, Any]:
+    return {"proj:shape": list(grid.shape), "proj:transform": list(grid.affine[:6])}
+
+
+def _asset(raster: Path, what: str, grid: GeoBox) -> dict[str, Any]:
+    """grid: of the item; a raster on another one says so."""
     info = describe(raster)
     bands: list[dict[str, Any]] = []
     for name, nodata in zip(info.descriptions, info.nodata, strict=True):
@@ -96,6 +102,8 @@ def _asset(raster: Path, what: str) -> dict[str, Any]:
         **_file(raster),
         "raster:bands": bands,
     }
+    if info.grid.shape != grid.shape or not info.grid.affine.almost_equals(grid.affine):
+        asset |= _lattice(info.grid)
     if names := class_names(info.tags):
         asset["classification:classes"] = [{"value": number, "name": name, "title": name} for number, name in names.items()]
     return asset

@@ -209,6 +209,7 @@ def home(tmp_path_factory):
         ["predict", write_recipe(home, "bad_name", CUTS["640"], "made.tif")],
         ["predict", write_recipe(home, "bad_polygons", CUTS["640"], "made.gpkg", "write: {polygons: {}}")],
         *(["predict", write_recipe(home, f"taken_{end}", CUTS["640"], f"taken_{end}/a.gpkg", more)] for end in TAKEN),
+        ["predict", write_recipe(home, "bad_what", CUTS["640"], "made.gpkg", "write: {what: [class, features]}")],
         ["predict", write_recipe(home, "dry", CUTS["640"], "dry.gpkg"), "--dry-run"],
         ["predict", home / "bundle", home / "scene/20210401.tif", "--out", home / "bare"],
         [
@@ -370,6 +371,7 @@ def test_what_does_not_go_with_boxes_is_refused(home):
     folder, *_, runs = home
     for name, message in {
         "bad_name": "made.tif: this bundle finds objects; give a name that ends in .gpkg, .parquet, .geojson",
+        "bad_what": "write.what is class, features, but this bundle finds objects; leave it out",
         "bad_polygons": "write.polygons is for class maps, this bundle finds objects",
     }.items():
         assert runs[name]["code"] == 2 and message in runs[name]["err"], runs[name]

@@ -20,6 +20,7 @@ from skysense_cli.cli.options import Options
 from skysense_cli.cli.predict import run
 from skysense_cli.engine import rank_process
 from skysense_cli.engine.assemble import load_bundle
+from skysense_cli.engine.canvas import canvases_of
 from skysense_cli.engine.memory import Made, needs
 from skysense_cli.engine.parts import OtherPartsError, Parts
 from skysense_cli.engine.predict import steps_abreast
@@ -288,7 +289,9 @@ def test_threads_of_the_model_change_no_bit_and_are_given_back(place, tmp_path):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(np.concatenate([strip.scores.reshape(3, -1) for strip in prediction.product._strips(range(2, 6))], axis=1))
+            product = prediction.product
+            strips = product.pieces(canvases_of(product.job, product.maps), range(2, 6))
+            found.append(np.concatenate([strip.scores.reshape(3, -1) for (strip,) in strips], axis=1))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(before)

@@ -10,6 +10,8 @@ from pyproj import Transformer
 from skysense_cli.data.dataset import Input
 from skysense_cli.data.scenes import SceneOptions, open_scene
 from skysense_cli.engine.assemble import load_bundle
+from skysense_cli.engine.predict_map import open_prediction
+from skysense_cli.recipe.load import load_recipe
 from skysense_cli.recipe.parts import SceneInput, bind
 
 SHAPE, DAY = (61, 90), 90  # of 1 April, counted from 0
@@ -207,6 +209,37 @@ def test_every_kind_of_map_equals_the_blend_around_holes(home, scene_kit, tmp_pa
         np.testing.assert_array_equal(nodata, np.broadcast_to(empty, nodata.shape), err_msg=kind)
         shown = made * 0.005 if dtype == "uint8" else made
         np.testing.assert_allclose(shown[:, ~empty], values[:, ~empty], atol=0.0026 if dtype == "uint8" else 2e-5, rtol=0, err_msg=kind)
+
+
+@pytest.mark.parametrize("options", [(160, 0.25, 8), (120, 0.0, 1), (200, 0.45, 5)], ids=["4 units", "apart", "5 units"])
+@pytest.mark.parametrize(("place", "hole"), [("mercator", "wedge"), ("antarctic", "rows")])
+def test_values_and_features_equal_the_blend_around_holes(home, scene_kit, tmp_path, place, hole, options):
+    empty = np.add.outer(np.arange(61), np.zeros(90)) < 44 if hole == "rows" else wedge()
+    pixels, (crs, *where), (tile, overlap, batch) = np.where(empty, 0, scene_kit.numbers(*SHAPE)), AT[place], options
+    grid = grid_at(crs, *where)
+    path = scene_kit.write_scene(tmp_path / "20210401.tif", pixels.astype(np.uint16), crs=crs, transform=grid)
+    (tmp_path / "map.yaml").write_text(f"""
+recipe: predict
+version: 1
+bundle: {home}/bundle
+scene: {{s2: {{path: '{path}', date: 2021-04-01}}}}
+output: {tmp_path}/map.tif
+tiles: {{size_m: {tile}, overlap: {overlap}, batch: {batch}}}
+write: {{what: [value, features]}}
+""")
+    loaded = load_bundle(home / "bundle")
+    assert loaded.head is not None
+    loaded.head.values = True  # what it gives is written as it is
+    open_prediction(load_recipe(tmp_path / "map.yaml", "predict", ()), loaded).write(tmp_path / "map.tif", "digest")
+    blend = {"tile_units": tile // 40, "overlap": overlap, "day": DAY}
+    values, profile, _ = scene_kit.mapped(tmp_path / "map.tif")
+    assert profile["transform"] == grid and profile["dtype"] == "float32"
+    expected = scene_kit.whole_blend(loaded, pixels, ~empty, **blend)
+    np.testing.assert_allclose(values, np.where(empty, np.nan, expected), rtol=0, atol=2e-5)
+    features, profile, _ = scene_kit.mapped(tmp_path / "map_features.tif")
+    np.testing.assert_allclose(profile["transform"][:6], (grid @ Affine.scale(2))[:6], rtol=0, atol=1e-9)
+    assert str(profile["crs"]) == crs and features.shape == (16, 31, 45)
+    np.testing.assert_allclose(features, scene_kit.whole_features(loaded, pixels, ~empty, **blend), rtol=0, atol=2e-6)
 
 
 # many classes

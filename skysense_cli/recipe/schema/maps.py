@@ -57,7 +57,7 @@ class PredictTilesSection(TilesSection):
         return size_bytes(self.max_memory)
 
 
-What = Literal["class", "probability", "confidence", "entropy", "margin", "value"]
+What = Literal["class", "probability", "confidence", "entropy", "margin", "value", "features"]
 
 
 class PolygonsSection(Section):
@@ -78,6 +78,7 @@ class BoxesSection(Section):
 
 class WriteSection(Section):
     """`what`: one kind of map, or a list of kinds from one pass: the first is `output`, the others `<stem>_<kind>.tif`.
+    `features`: the fused feature of every cell of the model, as `embed` writes it; flips are averaged like scores.
     `gsd`: pixel size of the map in metres (null: the anchor's). `dtype`: of probabilities; uint8 holds 0-200."""
 
     what: What | Annotated[tuple[What, ...], Field(min_length=1)] = "class"
@@ -163,6 +164,8 @@ class PredictRecipe(SceneRecipe):
             raise ValueError("give either scene (one scene) or scenes (several, by name)")
         if self.mosaic is not None and self.scenes is None:
             raise misplaced(("mosaic",), "is of several scenes; name them under scenes")
+        if self.mosaic is not None and "features" in self.write.kinds:
+            raise misplaced(("write", "what"), "names features, which are not put together over scenes; leave out mosaic, or features")
         for name, scene in {"": self.scene, **(self.scenes or {})}.items():
             if name and not scene:
                 raise misplaced(("scenes", name), "holds no modality")
