@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "skysense_cli"
 ALLOWED = {
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "processes": set(),
     "console": {"errors"},
     "sensors": {"errors"},
