@@ -24,7 +24,7 @@ from skysense_cli.engine.feature_map import FeatureMap, FeaturePicture
 from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.predict import Finished, Raster, predict_scene, steps_abreast
 from skysense_cli.engine.scene_job import SceneJob, computed_with, open_job
-from skysense_cli.engine.tiling import Plan, Window, runs
+from skysense_cli.engine.tiling import Plan, runs
 from skysense_cli.errors import GridError, RecipeError
 from skysense_cli.geo.cog import GeoTiffStream
 from skysense_cli.geo.grid import bounds_of, crs_text, window
@@ -78,7 +78,7 @@ class SceneEmbedding:
         with ExitStack() as stack:
             stream = GeoTiffStream(folder / CELLS, grid, kind.width, kind.dtype, kind.look(tags))
             cells = stack.enter_context(stream) if self.recipe.cells else None
-            windows = self._windows()
+            windows = self.job.plan.finishing()
             strips = zip(windows, parts.take(window.name for window in windows), strict=True)
             for window, (_, arrays) in console.progress(strips, "strips into files", len(windows)):
                 dates |= _dates_in(arrays["dates"])
@@ -108,7 +108,7 @@ class SceneEmbedding:
             console.warn(f"{parts.output}: the part that an earlier run made is made again, since {changed[0]}")
         there = parts.begin(state, overwrite=True)
         scene, plan = Noting(self.job), self.job.plan
-        windows = {window.name: window for window in self._windows()}
+        windows = {window.name: window for window in self.job.plan.finishing()}
 
         def keep(strip: Finished) -> None:
             top = plan.rows.starts[windows[strip.name].row]
@@ -119,11 +119,6 @@ class SceneEmbedding:
             for rows in runs(window.row for name, window in windows.items() if name not in there):
                 for strip in self._rows(scene, rows):
                     kept.put(strip)
-
-    def _windows(self) -> list[Window]:
-        """The windows whose strips hold cells of the scene."""
-        plan = self.job.plan
-        return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
 
     def _done(self, folder: Path, tags: Mapping[str, str]) -> bool:
         """Whether everything the recipe asks for is there already, made from the same."""

@@ -100,8 +100,8 @@ def predict_scene(
     Which rows are asked for, and how the plan cuts strips, changes no bit. Raises BundleError when a score is not finite.
     """
     rows = range(plan.tiles[0]) if rows is None else rows
-    pieces = sum(all(part.start < part.stop for part in plan.pixels(window)) for window in plan.windows(rows))
-    yield from console.progress(_finished(forward, to_batch, scene, plan, rasters, rows, abreast), "strips", pieces)
+    pieces = _finished(forward, to_batch, scene, plan, rasters, rows, abreast)
+    yield from console.progress(pieces, "strips", len(plan.finishing(rows)))
 
 
 def steps_abreast(device: str) -> int:

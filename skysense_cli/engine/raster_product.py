@@ -76,8 +76,7 @@ class RasterProduct:
 
     def windows(self) -> list[Window]:
         """The windows that finish a pixel of the map."""
-        plan = self.job.plan
-        return [window for window in plan.windows() if all(part.start < part.stop for part in plan.pixels(window))]
+        return self.job.plan.finishing()
 
     def compute(self, parts: Parts, rows: range) -> None:
         """Predict some rows of tiles; decided and kept behind the model."""

@@ -65,7 +65,7 @@ class SceneMosaic:
         maps = tuple(ScoreMap(what, self.bundle.classes, self.recipe.write.dtype) for what in self.recipe.write.kinds)
         merger = Merger(self.layers, maps, grid, mosaic.rule, mosaic.feather_m)
         job = self._job(grid, merger)
-        windows = [window for window in job.plan.windows() if all(part.start < part.stop for part in job.plan.pixels(window))]
+        windows = job.plan.finishing()
         with ExitStack() as stack, _kept(parts_folder(self.recipe.output)):
             chosen = stack.enter_context(self._scene_stream(path, grid, digest)) if mosaic.scene_map else None
             files = MapFiles(job, maps, path, self._tags(digest), self.recipe.write.compress)

@@ -159,6 +159,10 @@ class Plan:
                     left = self.columns.starts[asked[0]]
                     yield Window(row, block, columns, left, self.columns.starts[asked[-1]] + self.columns.size - left)
 
+    def finishing(self, rows: range | None = None) -> list[Window]:
+        """Those of the windows that finish a pixel of the map."""
+        return [window for window in self.windows(rows) if all(part.start < part.stop for part in self.pixels(window))]
+
     @cached_property
     def _block_edges(self) -> tuple[int, ...]:
         return (*self.blocks, self.tiles[1])
