@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rasterio.transform import from_origin
 from skysense_cli import sensors
 from skysense_cli.data import index, npz
 from skysense_cli.data.sample import Label, Sample, Series
+from skysense_cli.engine.parts import Parts
 from skysense_cli.geo.grid import lonlat, make_grid
 
 CRS, LEFT, TOP, SIDE_M = "EPSG:32631", 500_000.0, 5_600_000.0, 80.0
@@ -211,3 +213,26 @@ def _write_finetune():
 @pytest.fixture(name="write_samples", scope="session")
 def _write_samples():
     return write_samples
+
+
+class StopError(Exception):
+    """Stands for a kill: nothing is tidied up."""
+
+
+@pytest.fixture(scope="session")
+def stopping():
+    """`error`, and `after(count, monkeypatch)`: names of the strips kept from now on; the one after `count` (None: none) stops the run."""
+
+    def after(count, monkeypatch):
+        put, done = Parts.put, []
+
+        def counting(self, name, arrays):
+            if len(done) == count:
+                raise StopError
+            put(self, name, arrays)
+            done.append(name)
+
+        monkeypatch.setattr(Parts, "put", counting)
+        return done
+
+    return SimpleNamespace(error=StopError, after=after)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import geopandas
 import numpy as np
@@ -21,7 +22,6 @@ from skysense_cli.engine import bundle
 from skysense_cli.engine.assemble import build_model, load_bundle
 from skysense_cli.engine.embed import vectors
 from skysense_cli.engine.feature_map import principal_colors
-from skysense_cli.engine.parts import Parts
 from skysense_cli.engine.spec import BundleSpec
 from skysense_cli.errors import BundleError, DataError, GridError, RecipeError
 from skysense_cli.geo.crs import transformed
@@ -213,46 +213,31 @@ def test_an_embedding_that_is_complete_is_left_alone_until_a_scene_is_added(home
     assert geopandas.read_parquet(out / "vectors.parquet")["last"][0] == "2021-05-01"
 
 
-class StopError(Exception):
-    """Stands for a kill: nothing is tidied up."""
-
-
-def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(home, monkeypatch, capsys):
+def test_an_embedding_that_was_stopped_goes_on_to_the_same_bytes(home, monkeypatch, stopping, capsys):
     empty = np.zeros((70, 52), bool)
     empty[8:26, 20:38] = True
     path = write_scene(home / "20210401.tif", 70, 52, empty=empty)
-    put, names = Parts.put, []
 
-    def counting(self, name, arrays):
-        if len(names) == stop:
-            raise StopError
-        put(self, name, arrays)
-        names.append(name)
+    def made(stop=None):
+        """The names of the strips that a run keeps."""
+        with monkeypatch.context() as watched:
+            names = stopping.after(stop, watched)
+            with nullcontext() if stop is None else pytest.raises(stopping.error):
+                embed(home, scene_text(path))
+        return names
 
-    monkeypatch.setattr(Parts, "put", counting)
-    stop = None
-    whole = {file.name: file.read_bytes() for file in embed(home, scene_text(path)).iterdir()}
-    every = list(names)
+    every = made()
+    whole = {file.name: file.read_bytes() for file in (home / "out").iterdir()}
     assert len(every) > 4 and not any("parts" in name for name in whole)
     for stop in (1, len(every) - 1):
         shutil.rmtree(home / "out")
-        names.clear()
-        with pytest.raises(StopError):
-            embed(home, scene_text(path))
-        names.clear()
-        kept, stop = stop, None
-        embed(home, scene_text(path))
-        assert names == every[kept:], "what was kept is not made again"
+        assert made(stop) == every[:stop]
+        assert made() == every[stop:], "what was kept is not made again"
         assert {file.name: file.read_bytes() for file in (home / "out").iterdir()} == whole
     shutil.rmtree(home / "out")
-    names.clear()
-    stop = 2
-    with pytest.raises(StopError):
-        embed(home, scene_text(path))
-    stop = None
-    names.clear()
-    embed(home, scene_text(write_scene(path, 70, 52, seed=3)))
-    assert names == every and "is made again, since scene: " in capsys.readouterr().err
+    made(2)
+    write_scene(path, 70, 52, seed=3)
+    assert made() == every and "is made again, since scene: " in capsys.readouterr().err
 
 
 def test_vectors_alone_need_no_raster_and_cells_alone_no_table(home):

@@ -69,29 +69,12 @@ def again(place, tmp_path, *sets, **options):
     return content(tmp_path / "maps")
 
 
-class StopError(Exception):
-    """Stands for a kill: nothing is tidied up."""
-
-
-def stop_after(count, monkeypatch):
-    put, done = Parts.put, []
-
-    def stopping(self, name, arrays):
-        if len(done) == count:
-            raise StopError
-        put(self, name, arrays)
-        done.append(name)
-
-    monkeypatch.setattr(Parts, "put", stopping)
-    return done
-
-
 @pytest.mark.parametrize(("count", "cut"), [(0, False), (1, False), (7, False), (10, True)])
-def test_a_stopped_map_goes_on_and_is_the_same_to_the_byte(place, little, tmp_path, monkeypatch, count, cut):
+def test_a_stopped_map_goes_on_and_is_the_same_to_the_byte(place, little, tmp_path, monkeypatch, stopping, count, cut):
     memory = little if cut else "1GB"
     with monkeypatch.context() as patched:
-        done = stop_after(count, patched)
-        with pytest.raises(StopError):
+        done = stopping.after(count, patched)
+        with pytest.raises(stopping.error):
             again(place, tmp_path, f"tiles.max_memory={memory}")
     assert len(done) == count
     visible = {path.name for path in (tmp_path / "maps").iterdir() if not path.name.startswith(".")}
@@ -115,13 +98,13 @@ def test_what_strips_are_cut_into_does_not_show(place, little, tmp_path, capsys)
     assert made.items() >= content_but_recipe(place).items()
 
 
-def test_another_bundle_or_a_changed_scene_is_refused_by_name(place, tmp_path, monkeypatch):
+def test_another_bundle_or_a_changed_scene_is_refused_by_name(place, tmp_path, monkeypatch, stopping):
     scene = tmp_path / "20210401.tif"
     scene.write_bytes((place / "20210401.tif").read_bytes())
     sets = (f"scene.s2=['{scene}']",)
     with monkeypatch.context() as patched:
-        stop_after(3, patched)
-        with pytest.raises(StopError):
+        stopping.after(3, patched)
+        with pytest.raises(stopping.error):
             again(place, tmp_path, *sets)
     os.utime(scene, (1_600_000_000, 1_600_000_000))
     with pytest.raises(OtherPartsError, match=r"map.tif: an earlier run .*scene: .*20210401.tif was .*, is .*--overwrite"):
